@@ -1,0 +1,45 @@
+# `make demo` and `make test` are all that a newcomer needs; both prepare .venv by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+BUILD := setup.py pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
+SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cu)
+
+.PHONY: demo test test-all test-gpu lint format bench clean
+
+demo: $(STAMP)
+	$(BIN)/ctm-fast demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(SOURCES)
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info ctm_fast/_native*.so
+
+$(STAMP): $(BUILD)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt -e ".[test,report]"
+	@$(BIN)/python -c "from ctm_fast.kernels import _native as n; \
+	  print('native part:', '; '.join(n.parts()) or n.ABSENT)"
+	@touch $(STAMP)

@@ -1,0 +1,115 @@
+"""Folders of image files: a class per sub-folder, flat, or with EDM's dataset.json."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .dataset import ImageDataset, spread
+from .decode import decoded, image_shape, is_image_name
+from .edm_labels import LABEL_FILE, MAX_BYTES, parsed_labels
+
+_HEADERS_CHECKED = (
+    1000  # sizes are checked when opening for this many files, for the rest on reading
+)
+
+
+class ImageFolder(ImageDataset):
+    """png, jpg, webp and bmp files below a folder, decoded when they are asked for.
+
+    If the folder has sub-folders with images, each is a class, numbered in the order of their
+    sorted names; images directly in the folder make a set without classes. A `dataset.json` in the
+    folder (EDM's format) takes precedence and sub-folders then mean nothing. Hidden files are
+    ignored. Files are in the order of their sorted names.
+
+    Args:
+        path: the folder.
+        size: None if all images have one size; otherwise the side to which the largest centred
+            square of each image is resized (box averaging down, bicubic up).
+
+    Raises:
+        ValueError: if `path` is no folder, has no images, images both beside and inside
+            sub-folders, or images of different sizes without `size`, or an unreadable image.
+    """
+
+    def __init__(self, path: str | Path, size: int | None = None) -> None:
+        self.root = Path(path)
+        if not self.root.is_dir():
+            raise ValueError(f"{path} is not a folder")
+        if size is not None and size < 1:
+            raise ValueError(f"size must be at least 1, got {size}")
+        self.size = size
+        self._names = _image_names(self.root)
+        if not self._names:
+            raise ValueError(f"{path} has no png, jpg, webp or bmp image")
+        self.class_names: tuple[str, ...] = ()
+        labels = self._read_labels()
+        super().__init__(self.root.resolve().name, self._common_shape(), labels)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        images = [self._decoded(index) for index in indices.tolist()]
+        return torch.from_numpy(np.stack(images)) if images else torch.empty(0, *self.shape).byte()
+
+    def info(self) -> dict[str, Any]:
+        names = {"class_names": list(self.class_names)} if self.class_names else {}
+        return {**super().info(), **names}
+
+    def _decoded(self, index: int) -> np.ndarray:
+        path = self.root / self._names[index]
+        return decoded(path, str(path), self.shape, self.size)
+
+    def _read_labels(self) -> Tensor | None:
+        file = self.root / LABEL_FILE
+        if file.is_file():
+            if file.stat().st_size > MAX_BYTES:
+                raise ValueError(f"{file} has {file.stat().st_size} bytes, allowed are {MAX_BYTES}")
+            return parsed_labels(file.read_bytes(), self._names, str(self.root))
+        folders = [name.split("/")[0] if "/" in name else None for name in self._names]
+        classes = sorted({folder for folder in folders if folder is not None})
+        if not classes:
+            return None
+        if None in folders:
+            beside = self._names[folders.index(None)]
+            raise ValueError(
+                f"{self.root} has images both in sub-folders ({classes[0]!r}) and beside them "
+                f"({beside!r}); allowed is one or the other"
+            )
+        self.class_names = tuple(classes)
+        number = {name: index for index, name in enumerate(classes)}
+        return torch.tensor([number[str(folder)] for folder in folders])
+
+    def _common_shape(self) -> tuple[int, int, int]:
+        shapes: dict[tuple[int, int, int], str] = {}
+        for index in spread(len(self._names), _HEADERS_CHECKED).tolist():
+            path = self.root / self._names[index]
+            shapes.setdefault(image_shape(path, str(path), self.size), self._names[index])
+        # Grey files fit into a colour data set.
+        channels = max(shape[0] for shape in shapes)
+        sizes = {(width, height): name for (_, height, width), name in shapes.items()}
+        if len(sizes) > 1:
+            (first, one), (second, other) = list(sizes.items())[:2]
+            raise ValueError(
+                f"{self.root} has images of different sizes, for example {one} "
+                f"{first[0]}x{first[1]} and {other} {second[0]}x{second[1]}; pass size=... to crop "
+                f"and resize them"
+            )
+        width, height = next(iter(sizes))
+        return (channels, height, width)
+
+
+def _image_names(root: Path) -> list[str]:
+    names = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in files:
+            if is_image_name(file) and not file.startswith("."):
+                names.append(Path(folder, file).relative_to(root).as_posix())
+    return sorted(names)

@@ -1,0 +1,66 @@
+"""One door to every data set: a name, a folder, a zip archive, or an object that is one already."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ctm_fast.registry import Registry
+
+from .dataset import Flipped, ImageDataset
+from .edm_zip import EDMZip
+from .image_folder import ImageFolder
+
+DATASETS = Registry(
+    "dataset",
+    {
+        "digits": "ctm_fast.data.digits:Digits",
+        "photo-patches": "ctm_fast.data.photo_patches:PhotoPatches",
+    },
+)
+
+
+def open(source: str | Path | ImageDataset, *, flip: bool = False, **options: Any) -> ImageDataset:
+    """The data set that `source` names.
+
+    Args:
+        source: "digits", "photo-patches", the path of a folder or of a .zip in EDM's format, or an
+            ImageDataset. A string that is a registered name is never taken as a path.
+        flip: also give the mirror image of every image; an error for digits.
+        options: what the data set itself takes, for example `size=32` for folders and archives.
+
+    Raises:
+        ValueError: for an unknown source or option, or a source that cannot be read.
+        ImportError: if the data set needs a package that is not installed.
+    """
+    if isinstance(source, ImageDataset):
+        if options:
+            raise ValueError(f"options {sorted(options)} for a data set that is open already")
+        dataset = source
+    else:
+        kind, arguments = _kind(source)
+        allowed = set(inspect.signature(kind).parameters) - {"path"}
+        unknown = sorted(set(options) - allowed)
+        if unknown:
+            allowed |= {"flip"}
+            raise ValueError(
+                f"unknown options {unknown} for {source!s}; allowed are {sorted(allowed)}"
+            )
+        dataset = kind(*arguments, **options)
+    return Flipped(dataset) if flip else dataset
+
+
+def _kind(source: str | Path) -> tuple[Callable[..., ImageDataset], tuple[Path, ...]]:
+    if isinstance(source, str) and source in DATASETS:
+        return DATASETS[source], ()
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return ImageFolder, (path,)
+    if path.is_file() and path.suffix.lower() == ".zip":
+        return EDMZip, (path,)
+    raise ValueError(
+        f"unknown data {source!s}; allowed are {', '.join(map(repr, DATASETS.names()))}, the path "
+        f"of a folder with images, or of a .zip archive in EDM's format"
+    )

@@ -1,0 +1,109 @@
+"""What an objective is: draws, no-grad preparation, terms, and the balance between terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Denoiser
+
+
+@dataclass
+class Batch:
+    """Images of one optimizer step with every random number that the step uses.
+
+    `draw` maps names to tensors with one row per image, or to numbers shared by all images.
+    """
+
+    images: Tensor  # (batch, C, H, W) in [-1, 1]
+    labels: Tensor | None = None  # (batch,) int64
+    draw: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """Rows start..stop-1, with the shared numbers as they are."""
+        rows = slice(start, stop)
+        return Batch(
+            self.images[rows],
+            None if self.labels is None else self.labels[rows],
+            {k: v[rows] if isinstance(v, Tensor) else v for k, v in self.draw.items()},
+        )
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on another device."""
+        return Batch(
+            self.images.to(device),
+            None if self.labels is None else self.labels.to(device),
+            {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.draw.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Models:
+    """Networks that a term may use; the trainer builds those that the objective needs."""
+
+    student: Denoiser  # trained
+    target: Denoiser | None = None  # exponential moving average of the student, frozen
+    teacher: Denoiser | None = None  # pretrained diffusion model, frozen
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Adaptive weight clamp(|grad_W first term| / (|grad_W this term| + eps), low, high).
+
+    W is `student.last_layer.weight`; both norms are those of the whole global batch.
+    Source: Kim et al. 2024 (CTM), Section 3.3; the cap and eps are from its published code.
+    """
+
+    low: float = 0.0  # smallest weight
+    high: float = 1e4  # largest weight
+    eps: float = 1e-4  # added to the denominator
+
+    def __call__(self, reference_norm: Tensor, norm: Tensor) -> Tensor:
+        """Weight from the two gradient norms, a scalar tensor."""
+        return (reference_norm / (norm + self.eps)).clamp(self.low, self.high)
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A loss made of terms that are evaluated and differentiated one after the other.
+
+    The order of one optimizer step: `draw` (random numbers of the whole global batch), `prepare`
+    (work without gradient on this rank's share), then for each term `loss` on each microbatch.
+    Results depend neither on the number of ranks nor on the microbatch size.
+    """
+
+    needs: frozenset[str]  # subset of {"target", "teacher"}
+    terms: tuple[str, ...]  # the first one is the reference of adaptive weights
+    balance: dict[str, Balance]  # terms with an adaptive weight
+
+    def draw(
+        self,
+        batch_size: int,
+        shape: tuple[int, ...],
+        generator: torch.Generator,
+        progress: float = 0.0,
+    ) -> dict[str, Any]:
+        """All random numbers of one step; `shape` is (C, H, W), `progress` in [0, 1)."""
+        ...
+
+    def prepare(self, batch: Batch, models: Models, progress: float = 0.0) -> None:
+        """Work without gradient; results are added to `batch.draw`, one row per image."""
+        ...
+
+    def loss(self, term: str, batch: Batch, models: Models, progress: float = 0.0) -> Tensor:
+        """Loss of one term per image, (batch,), already multiplied by its fixed weight."""
+        ...
+
+
+def evaluate(
+    objective: Objective, batch: Batch, models: Models, progress: float = 0.0
+) -> dict[str, Tensor]:
+    """Every term's per-image loss on one batch whose draws are in place."""
+    objective.prepare(batch, models, progress)
+    return {term: objective.loss(term, batch, models, progress) for term in objective.terms}

@@ -1,0 +1,131 @@
+"""The residual block, with attention where asked for, of all U-Nets here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import Conv2d, Linear, Resample, group_norm, norm_act, pixel_attention
+
+
+@dataclass(frozen=True)
+class BlockStyle:
+    """What all blocks of one network have in common."""
+
+    emb_channels: int  # width of the noise embedding
+    dropout: float  # probability in [0, 1)
+    skip_scale: float  # factor on every residual sum
+    eps: float  # of the group norms
+    min_group: int  # least channels per group of the group norms
+    adaptive_scale: bool  # embedding scales and shifts after the norm; else it is added before it
+    resample_filter: tuple[int, ...]  # taps, see `Resample`
+    resample_proj: bool  # 1x1 convolution on the skip path of every resampling block
+    channels_per_head: int  # 0: a single attention head
+    destination: bool  # second embedding, of the noise level that is jumped to
+
+
+class ResBlock(nn.Module):
+    """Norm, convolution, modulation by the noise level, convolution, skip; then attention.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        style: see `BlockStyle`.
+        up: doubles height and width.
+        down: halves them.
+        attention: self-attention over all pixels at the end.
+
+    Raises:
+        ValueError: if the channels do not divide into groups or heads.
+
+    Source: Dhariwal & Nichol 2021 (BigGAN block); Song et al. 2021; second embedding: CTM's code.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        style: BlockStyle,
+        *,
+        up: bool = False,
+        down: bool = False,
+        attention: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dropout = style.dropout
+        self.skip_scale = style.skip_scale
+        self.adaptive_scale = style.adaptive_scale
+        self.num_heads = _heads(out_channels, style.channels_per_head) if attention else 0
+        width = out_channels * (2 if style.adaptive_scale else 1)
+        self.norm0 = group_norm(in_channels, style.eps, style.min_group)
+        self.resample = Resample(style.resample_filter, up) if up or down else None
+        self.conv0 = Conv2d(in_channels, out_channels, 3)
+        self.affine = Linear(style.emb_channels, width)
+        self.affine_to = Linear(style.emb_channels, width) if style.destination else None
+        self.norm1 = group_norm(out_channels, style.eps, style.min_group)
+        self.conv1 = Conv2d(out_channels, out_channels, 3)
+        project = in_channels != out_channels or ((up or down) and style.resample_proj)
+        self.skip = Conv2d(in_channels, out_channels, 1) if project else None
+        if self.num_heads:
+            self.norm2 = group_norm(out_channels, style.eps, style.min_group)
+            self.qkv = Conv2d(out_channels, 3 * out_channels, 1)
+            self.proj = Conv2d(out_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, emb: Tensor, emb_to: Tensor | None = None) -> Tensor:
+        """(batch, out_channels, H', W'), channels-last.
+
+        Args:
+            x: (batch, in_channels, H, W), channels-last.
+            emb: (batch or 1, emb_channels) of the noise level, after its SiLU.
+            emb_to: the same of the destination, or None to leave it out.
+        """
+        h = norm_act(x, self.norm0)
+        if self.resample is not None:
+            h = self.resample(h)
+        h = self.conv0(h)
+        modulation = self.affine(emb)
+        if emb_to is not None and self.affine_to is not None:
+            modulation = modulation + self.affine_to(emb_to)
+        if self.adaptive_scale:
+            h = norm_act(h, self.norm1, scale_shift=modulation)
+        else:
+            h = norm_act(h, self.norm1, bias=modulation)
+        if self.dropout and self.training:
+            h = F.dropout(h, self.dropout)
+        x = self._sum(self.conv1(h), self._shortcut(x))
+        if self.num_heads:
+            h = pixel_attention(self.qkv(norm_act(x, self.norm2, act=False)), self.num_heads)
+            x = self._sum(self.proj(h), x)
+        return x
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        # A 1x1 convolution commutes with nearest-neighbour doubling and is 4 times cheaper first.
+        skip, resample = self.skip, self.resample
+        if resample is None:
+            return x if skip is None else skip(x)
+        if skip is None:
+            return resample(x)
+        return resample(skip(x)) if resample.up and resample.is_box else skip(resample(x))
+
+    def _sum(self, h: Tensor, x: Tensor) -> Tensor:
+        # In place only without autograd: backward hooks forbid it on a layer's output.
+        if torch.is_grad_enabled():
+            h = h + x
+            return h if self.skip_scale == 1 else h * self.skip_scale
+        h = h.add_(x)
+        return h if self.skip_scale == 1 else h.mul_(self.skip_scale)
+
+
+def _heads(channels: int, channels_per_head: int) -> int:
+    if channels_per_head == 0:
+        return 1
+    if channels < channels_per_head or channels % channels_per_head:
+        raise ValueError(
+            f"attention with {channels} channels does not divide into heads of "
+            f"{channels_per_head}; change channels_per_head, attn_resolutions or "
+            "bottleneck_attention"
+        )
+    return channels // channels_per_head

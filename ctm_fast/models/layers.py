@@ -1,0 +1,190 @@
+"""Layers that every network is built from: convolution, resampling, normalisation, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Conv2d(nn.Conv2d):
+    """Stride-1 convolution that keeps the image size. Weights are set by the network's `init`."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+
+    def reset_parameters(self) -> None:
+        """Nothing: PyTorch would draw from the global random state here."""
+
+
+class Linear(nn.Linear):
+    """Affine layer whose weights are set by the network's `init`."""
+
+    def reset_parameters(self) -> None:
+        """Nothing: PyTorch would draw from the global random state here."""
+
+
+class Constant(nn.Module):
+    """A float32 tensor that follows the module's device, but never its dtype, and is not saved.
+
+    It is rebuilt from `values` after every move, so it also survives `to_empty`.
+    """
+
+    value: Tensor
+
+    def __init__(self, values: Any) -> None:
+        super().__init__()
+        self.values = values
+        self.register_buffer("value", torch.tensor(values, dtype=torch.float32), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Constant:
+        super()._apply(fn, recurse)
+        if not self.value.is_meta:
+            self.value = torch.tensor(self.values, dtype=torch.float32, device=self.value.device)
+        return self
+
+    def extra_repr(self) -> str:
+        """Shape of the tensor."""
+        return f"shape={tuple(self.value.shape)}"
+
+
+class Resample(nn.Module):
+    """Halves or doubles height and width with a small symmetric filter, zero padded.
+
+    Args:
+        taps: one-dimensional filter of even length, for example (1, 1) or (1, 3, 3, 1). It is
+            normalised and applied along both axes.
+        up: True to double, False to halve.
+
+    Raises:
+        ValueError: if `taps` is not symmetric, of even length and of non-zero sum.
+
+    Source: Song et al. 2021 (score SDE), Appendix H; Karras et al. 2022, Section 5.
+    """
+
+    def __init__(self, taps: tuple[int, ...], up: bool) -> None:
+        super().__init__()
+        self.up = up
+        self.is_box = tuple(taps) == (1, 1)
+        self.padding = (len(taps) - 1) // 2
+        self.kernel = None if self.is_box else Constant([[filter_matrix(taps)]])
+
+    def forward(self, x: Tensor, padding: int | None = None) -> Tensor:
+        """(batch, C, H', W') with H' = 2H or H/2; `padding` replaces the usual zero padding."""
+        if self.kernel is None:
+            return _double(x) if self.up else F.avg_pool2d(x, 2)
+        channels = x.shape[1]
+        padding = self.padding if padding is None else padding
+        weight = self.kernel.value.to(x.dtype).expand(channels, -1, -1, -1)
+        if self.up:
+            return F.conv_transpose2d(x, weight * 4, stride=2, padding=padding, groups=channels)
+        return F.conv2d(x, weight, stride=2, padding=padding, groups=channels)
+
+    def extra_repr(self) -> str:
+        """Direction and filter length."""
+        return f"up={self.up}, taps={2 * self.padding + 2}"
+
+
+def filter_matrix(taps: tuple[int, ...]) -> list[list[float]]:
+    """Outer product of the taps, normalised to sum 1.
+
+    Raises:
+        ValueError: if `taps` is not symmetric, of even length and of non-zero sum.
+    """
+    if len(taps) % 2 or not taps or tuple(taps) != tuple(taps[::-1]) or sum(taps) == 0:
+        raise ValueError(
+            f"resample_filter must be symmetric, of even length and of non-zero sum, got {taps}"
+        )
+    total = sum(taps) ** 2
+    return [[a * b / total for b in taps] for a in taps]
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def group_norm(channels: int, eps: float, min_group: int) -> nn.GroupNorm:
+    """Normalisation over 32 groups, fewer where a group would have under `min_group` channels.
+
+    Raises:
+        ValueError: if the channels do not divide into the groups.
+    """
+    groups = min(32, channels // min_group)
+    if groups == 0 or channels % groups:
+        raise ValueError(
+            f"{channels} channels do not divide into {groups} groups "
+            f"(32 groups of at least {min_group} channels)"
+        )
+    return nn.GroupNorm(groups, channels, eps=eps)
+
+
+def norm_act(
+    x: Tensor,
+    norm: nn.GroupNorm,
+    *,
+    bias: Tensor | None = None,
+    scale_shift: Tensor | None = None,
+    act: bool = True,
+) -> Tensor:
+    """Group norm and SiLU, with the noise level's modulation: (batch, C, H, W).
+
+    Args:
+        x: (batch, C, H, W).
+        norm: over C channels.
+        bias: (batch or 1, C), added to x before it is normalised.
+        scale_shift: (batch or 1, 2C); the normalised x becomes x (1 + scale) + shift.
+        act: False leaves the SiLU out.
+    """
+    added = None if bias is None else bias[:, :, None, None]
+    if x.device.type == "cpu" and x.dtype == torch.float32:
+        added = _centring(x, norm.num_groups, added)
+    if added is not None:
+        x = x + added
+    x = F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+    if scale_shift is not None:
+        scale, shift = scale_shift[:, :, None, None].chunk(2, dim=1)
+        x = torch.addcmul(shift, x, scale + 1)
+    return F.silu(x) if act else x
+
+
+def _centring(x: Tensor, groups: int, added: Tensor | None) -> Tensor:
+    """`added` minus an estimate of every group's mean: (batch, C, 1, 1).
+
+    PyTorch's channels-last CPU kernel computes a variance as E[x^2] - E[x]^2, which cancels where
+    the mean is large. Group norm does not see a shift of a whole group, so it costs no gradient.
+    """
+    row = x.detach()[:, :, x.shape[2] // 2].mean(-1)
+    if added is not None:
+        row = row + added.detach().flatten(1)
+    batch, channels = row.shape
+    mean = row.view(batch, groups, -1).mean(2, keepdim=True)
+    shift = mean.expand(-1, -1, channels // groups).reshape(batch, channels, 1, 1)
+    return -shift if added is None else added - shift
+
+
+def pixel_attention(qkv: Tensor, num_heads: int) -> Tensor:
+    """Self-attention over all pixels: (batch, heads * head_dim, H, W), channels-last.
+
+    With channels-last input neither the split into queries, keys and values nor the merge of the
+    heads copies anything.
+
+    Args:
+        qkv: (batch, 3 * heads * head_dim, H, W), channels ordered ({q, k, v}, head, head_dim).
+        num_heads: heads.
+    """
+    batch, channels, height, width = qkv.shape
+    pixels = qkv.permute(0, 2, 3, 1)
+    pixels = pixels.reshape(batch, height * width, 3, num_heads, channels // (3 * num_heads))
+    q, k, v = (part.transpose(1, 2) for part in pixels.unbind(2))
+    out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    return out.reshape(batch, height, width, channels // 3).permute(0, 3, 1, 2)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """x in channels-last memory order, also where one channel leaves the order ambiguous."""
+    if x.shape[1] == 1:
+        return x.reshape(x.shape[0], *x.shape[2:]).unsqueeze(-1).permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,135 @@
+"""ADMUNet: the ADM network. Dhariwal & Nichol 2021, arXiv:2105.05233."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .blocks import BlockStyle
+from .configs import ADMConfig
+from .embeddings import PositionalEmbedding
+from .init import Draw, constant, initialise, normal, uniform
+from .layers import Conv2d, Linear, group_norm, norm_act
+from .unet import UNet
+
+_EPS = 1e-5
+_ZERO_LAYERS = ("conv1", "proj", "map_augment")
+
+
+class ADMUNet(UNet):
+    """ADM network of openai, sony/ctm and EDM, optionally with a destination embedding (CTM).
+
+    Args:
+        config: see `ADMConfig`.
+        seed: of the initial weights.
+
+    Raises:
+        ValueError: for channels that do not divide into groups or heads.
+
+    Source: Dhariwal & Nichol 2021, Section 3; destination embedding: the code of sony/ctm.
+    """
+
+    config: ADMConfig
+
+    def __init__(self, config: ADMConfig, seed: int = 0) -> None:
+        emb_channels = config.model_channels * config.channel_mult_emb
+        style = BlockStyle(
+            emb_channels=emb_channels,
+            dropout=config.dropout,
+            skip_scale=1.0,
+            eps=_EPS,
+            min_group=config.min_group,
+            adaptive_scale=True,
+            resample_filter=(1, 1),
+            resample_proj=False,
+            channels_per_head=config.channels_per_head,
+            destination=config.destination,
+        )
+        width = config.model_channels * config.channel_mult[0]
+        super().__init__(
+            config,
+            style,
+            first_width=width,
+            attend_decoder=True,
+            attend_bottleneck=config.bottleneck_attention,
+        )
+        noise = config.model_channels
+        self.map_noise = PositionalEmbedding(noise, endpoint=False, sin_first=False)
+        self.map_label = (
+            Linear(config.label_dim, emb_channels, bias=False) if config.label_dim else None
+        )
+        self.map_augment = (
+            Linear(config.augment_dim, noise, bias=False) if config.augment_dim else None
+        )
+        self.map_layer0 = Linear(noise, emb_channels)
+        self.map_layer1 = Linear(emb_channels, emb_channels)
+        if config.destination:
+            self.map_layer0_to = Linear(noise, emb_channels)
+            self.map_layer1_to = Linear(emb_channels, emb_channels)
+        self.inputs = nn.ModuleDict()
+        size = config.img_resolution
+        self.outputs = nn.ModuleDict({f"{size}x{size}": Output(width, config)})
+        initialise(self, seed, self._rule)
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def last_layer(self) -> Conv2d:
+        """Second convolution of the last residual block, as in sony/ctm."""
+        last_level = list(self.dec.values())[-1]
+        return list(last_level.values())[-1].conv1
+
+    def embed(
+        self,
+        c_noise: Tensor,
+        c_noise_to: Tensor | None,
+        labels: Tensor | None,
+        augment_labels: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the blocks are told: (batch or 1, emb_channels) of the level and the destination.
+
+        Without `c_noise_to` the destination is left out altogether.
+        """
+        emb = self._waves(c_noise)
+        if self.map_augment is not None and augment_labels is not None:
+            emb = emb + self.map_augment(augment_labels.to(emb.dtype))
+        emb = self.map_layer1(F.silu(self.map_layer0(emb)))
+        if self.map_label is not None and labels is not None:
+            emb = emb + self._label_rows(labels)
+        emb = F.silu(emb)
+        if c_noise_to is None:
+            return emb, None
+        emb_to = self.map_layer1_to(F.silu(self.map_layer0_to(self._waves(c_noise_to))))
+        return emb, F.silu(emb_to)
+
+    def _waves(self, c_noise: Tensor) -> Tensor:
+        dtype = self.map_layer0.weight.dtype
+        wide = torch.promote_types(torch.float32, torch.promote_types(c_noise.dtype, dtype))
+        return self.map_noise(c_noise.to(wide)).to(dtype)
+
+    def _rule(self, name: str) -> Draw:
+        *path, layer, kind = name.split(".")
+        if layer.startswith("norm"):
+            return constant(1.0 if kind == "weight" else 0.0)
+        if layer in _ZERO_LAYERS or path[:1] == ["outputs"]:
+            return constant(0.0)
+        if layer == "map_label":
+            return normal(1.0)
+        weight = self.get_submodule(".".join([*path, layer])).weight
+        assert isinstance(weight, Tensor)
+        return uniform(1 / math.sqrt(math.prod(weight.shape[1:])))
+
+
+class Output(nn.Module):
+    """Reads the image out of the last activations."""
+
+    def __init__(self, channels: int, config: ADMConfig) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, _EPS, config.min_group)
+        self.conv = Conv2d(channels, config.img_channels, 3)
+
+    def forward(self, x: Tensor, below: Tensor | None) -> Tensor:
+        """(batch, img_channels, H, W) from x (batch, channels, H, W)."""
+        return self.conv(norm_act(x, self.norm))

@@ -1,0 +1,26 @@
+"""Counter-based random streams: a number depends on the seed and on what it is for."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def stream(seed: int, *counters: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Generator whose numbers depend on `seed` and `counters` only.
+
+    Neither the global random state nor earlier draws matter, so a run that is split into other
+    batches, ranks or resumed halves draws the same numbers.
+
+    Args:
+        seed: any integer.
+        counters: what the numbers are for, for example (step,) or (image index, sampler step).
+        device: where the numbers are drawn.
+    """
+    text = ",".join(str(int(number)) for number in (seed, *counters))
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    generator = torch.Generator(device=device)
+    # Some backends take the seed as a signed 64-bit number.
+    generator.manual_seed(int.from_bytes(digest, "little") & 0x7FFF_FFFF_FFFF_FFFF)
+    return generator

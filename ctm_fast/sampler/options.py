@@ -1,0 +1,139 @@
+"""Which sampling methods a model allows, and the levels a sampler with given options visits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from ..solvers import Churn
+from .jumps import check_jumps
+from .methods import JUMP_METHODS, METHODS, ODE_METHODS
+from .step_tables import (
+    SAME_LEVEL,
+    checked_sigmas,
+    cm_landings,
+    exact_landings,
+    gamma_landings,
+    jump_sigmas,
+    renoise_stds,
+    sampling_sigmas,
+)
+
+ODE_STEPS = 18  # what EDM uses on CIFAR-10: 35 network calls
+
+
+def resolve_method(kind: str, method: str | None, steps: int | None, gamma: float) -> str:
+    """Method of a model of this kind: the given one, or the kind's default.
+
+    Raises:
+        ValueError: for an unknown method or one that this kind cannot do.
+    """
+    if method is not None and method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; choose from {METHODS}")
+    if kind == "trajectory":
+        return method or ("gamma" if gamma > 0 else "exact")
+    if kind == "consistency":
+        if method in ODE_METHODS:
+            raise ValueError(
+                f"method {method!r} solves an ODE and needs a model that denoises; a consistency "
+                "model takes 'onestep' or 'cm_multistep'"
+            )
+        return method or ("onestep" if steps in (None, 1) else "cm_multistep")
+    if kind == "denoiser":
+        if method in JUMP_METHODS:
+            raise ValueError(
+                f"method {method!r} needs a model that jumps, and this one only denoises; use "
+                f"one of {ODE_METHODS}, or distil it into a trajectory model first"
+            )
+        return method or "heun"
+    raise ValueError(
+        f"the model's kind is {kind!r}; need 'denoiser', 'consistency' or 'trajectory'"
+    )
+
+
+def resolve_sigmas(
+    model: Any,
+    method: str,
+    steps: int | None,
+    sigmas: Iterable[float] | Tensor | None,
+    rho: float,
+) -> list[float]:
+    """Levels that the sampler visits, decreasing.
+
+    Raises:
+        ValueError: for bad levels, levels outside the network's range, or steps that contradict
+            the levels.
+    """
+    if sigmas is None:
+        if method == "jumps":
+            raise ValueError("method 'jumps' needs sigmas and landings")
+        steps = (ODE_STEPS if method in ODE_METHODS else 1) if steps is None else steps
+        low, high = model.sigma_min, model.sigma_max
+        return sampling_sigmas(method, steps, low, high, rho, model.kind).tolist()
+    levels = jump_sigmas(sigmas) if method in JUMP_METHODS else checked_sigmas(sigmas)
+    if steps is not None and steps != len(levels) - 1:
+        raise ValueError(f"sigmas has {len(levels) - 1} steps but steps={steps}; give one of them")
+    if method == "onestep" and len(levels) != 2:
+        raise ValueError(f"method 'onestep' takes two sigmas, got {levels}; use 'cm_multistep'")
+    check_range(model, levels)
+    return levels
+
+
+def check_range(model: Any, levels: list[float]) -> None:
+    """Raise ValueError unless all levels but a final 0 lie in the network's range."""
+    low, high = float(model.sigma_min), float(model.sigma_max)
+    for level in levels[: -1 if levels[-1] == 0 else None]:
+        if not low * (1 - SAME_LEVEL) <= level <= high * (1 + SAME_LEVEL):
+            raise ValueError(f"sigma {level} is outside the network's range [{low}, {high}]")
+
+
+def resolve_landings(
+    model: Any,
+    method: str,
+    sigmas: list[float],
+    gamma: float,
+    landings: Iterable[float] | None,
+) -> list[float] | None:
+    """Levels that the jumps land on, or None for an ODE method.
+
+    Raises:
+        ValueError: for options that the method does not use, bad landings, or jumps that the
+            model cannot make.
+    """
+    if gamma != 0 and method != "gamma":
+        raise ValueError(f"gamma={gamma} has no effect with method {method!r}; use method='gamma'")
+    if (landings is not None) != (method == "jumps"):
+        raise ValueError(f"landings={landings} with method {method!r}; they belong to 'jumps'")
+    if method in ODE_METHODS:
+        return None
+    if landings is not None:
+        chosen = [float(landing) for landing in landings]
+        renoise_stds(sigmas, chosen)
+    elif method == "gamma":
+        chosen = gamma_landings(sigmas, gamma)
+    elif method == "cm_multistep":
+        chosen = cm_landings(sigmas)
+    else:
+        chosen = exact_landings(sigmas)
+    check_range(model, chosen)
+    check_jumps(model, chosen)
+    return chosen
+
+
+def resolve_churn(method: str, options: dict[str, float | None]) -> dict[str, float | None]:
+    """Churn options with the defaults of `Churn` filled in; all None for other methods.
+
+    Raises:
+        ValueError: for bad options, or any with a method that does not churn.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if method != "churn":
+        if given:
+            raise ValueError(f"{given} with method {method!r}; these belong to method 'churn'")
+        return options
+    full = {name: given.get(name, getattr(Churn, name)) for name in options}
+    if not all(value >= 0 for value in full.values()) or full["S_min"] > full["S_max"]:
+        raise ValueError(f"need S_churn, S_min, S_noise >= 0 and S_min <= S_max; got {full}")
+    return dict(full)

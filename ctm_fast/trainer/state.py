@@ -1,0 +1,176 @@
+"""What a training checkpoint holds, and whether it belongs to this run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoints.files import DamagedCheckpoint, checksum, not_finite, read_tensors
+from ..data import ImageDataset
+from ..denoiser import Denoiser
+from ..losses import OBJECTIVES
+from ..models import config_to_json
+from ..registry import fields_to_json
+from .config import TrainConfig
+
+FORMAT, VERSION = "training", 1
+
+# Options that a resumed run may change without becoming another run.
+FREE = frozenset(
+    {"steps", "microbatch", "checkpoint_every", "keep", "log_every", "preview_every"}
+    | {"progress_bar"}
+)
+
+
+def describe(
+    config: TrainConfig,
+    objective: Any,
+    student: Denoiser,
+    teacher: nn.Module | None,
+    data: ImageDataset,
+) -> dict[str, Any]:
+    """What makes a run this run, in JSON types."""
+    described = {
+        "train": {k: v for k, v in config.to_json().items() if k not in FREE},
+        "objective": describe_objective(objective),
+        "student": describe_denoiser(student),
+        "teacher": None if teacher is None else checksum(teacher.state_dict()),
+        "data": {
+            "name": data.name,
+            "images": len(data),
+            "shape": list(data.shape),
+            "classes": data.num_classes,
+        },
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(described, default=repr))
+    return plain
+
+
+def describe_objective(objective: Any) -> dict[str, Any]:
+    """Name or class of an objective, and its fields."""
+    if _class_name(objective) in OBJECTIVES.table.values():
+        return OBJECTIVES.to_json(objective)
+    fields = fields_to_json(objective) if dataclasses.is_dataclass(objective) else {}
+    return {"class": _class_name(objective), **fields}
+
+
+def describe_denoiser(denoiser: Denoiser) -> dict[str, Any]:
+    """Architecture and preconditioning of a denoiser."""
+    config = getattr(denoiser.net, "config", None)
+    try:
+        precond: Any = denoiser.precond.to_json()
+        net: Any = {"class": _class_name(denoiser.net)}
+        net = net if config is None else config_to_json(config)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        # Someone else's network or preconditioning: compared by its printed form.
+        precond, net = repr(denoiser.precond), _class_name(denoiser.net)
+    return {
+        "kind": denoiser.kind,
+        "sigma_min": denoiser.sigma_min,
+        "sigma_max": denoiser.sigma_max,
+        "precond": precond,
+        "net": net,
+    }
+
+
+def differences(saved: Any, own: Any, name: str = "") -> Iterator[str]:
+    """Lines "field: checkpoint has ..., this run has ..." for all leaves that differ."""
+    if isinstance(saved, Mapping) and isinstance(own, Mapping):
+        for key in sorted({*saved, *own}):
+            absent = "nothing"
+            below = f"{name}.{key}" if name else key
+            yield from differences(saved.get(key, absent), own.get(key, absent), below)
+    elif saved != own:
+        yield f"{name}: checkpoint has {saved}, this run has {own}"
+
+
+def collect(
+    modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """All tensors of a run by name: "student/...", "ema/0/...", "optimizer/<weight>/<key>"."""
+    tensors = {
+        f"{prefix}/{name}": tensor
+        for prefix, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
+    for name, parameter in modules["student"].named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer/{name}/{key}"] = value
+    return tensors
+
+
+def load(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, header) of a training checkpoint of this run.
+
+    Raises:
+        DamagedCheckpoint: for a file that is not exactly what was written, or holds NaN.
+        ValueError: for a checkpoint of another run, naming the fields that differ.
+    """
+    tensors, header = read_tensors(path)
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{path} is a {header.get('format')!r} file, not a training checkpoint")
+    if header.get("version") != VERSION:
+        raise ValueError(
+            f"{path} has training format version {header.get('version')!r}; "
+            f"this version of ctm_fast reads {VERSION}"
+        )
+    different = list(differences(header["identity"], identity))
+    if different:
+        raise ValueError(
+            f"{path} belongs to a run with other settings; use another folder, or the same "
+            "settings:\n  " + "\n  ".join(different)
+        )
+    if bad := not_finite(tensors):
+        raise DamagedCheckpoint(f"{path} holds values that are not finite in {bad[:5]}")
+    return tensors, header
+
+
+@torch.no_grad()
+def restore(
+    path: Path,
+    tensors: dict[str, Tensor],
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Put the tensors of `collect` back; every one has to find its place.
+
+    Raises:
+        DamagedCheckpoint: for missing or left-over tensors, or other shapes; nothing is changed.
+    """
+    expected = {
+        f"{prefix}/{name}": tensor
+        for prefix, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
+    named = {n: p for n, p in modules["student"].named_parameters() if p.requires_grad}
+    state: dict[str, dict[str, Tensor]] = {}
+    for name in list(tensors):
+        if name.startswith("optimizer/"):
+            weight, _, key = name.removeprefix("optimizer/").rpartition("/")
+            state.setdefault(weight, {})[key] = tensors.pop(name)
+    problems = [f"{name} is missing" for name in sorted(set(expected) - set(tensors))]
+    problems += [f"{name} has no place" for name in sorted(set(tensors) - set(expected))]
+    problems += [f"{name} has no place" for name in sorted(set(state) - set(named))]
+    problems += [
+        f"{name} has shape {tuple(tensors[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    if problems:
+        raise DamagedCheckpoint(f"{path} does not fit: " + "; ".join(problems[:5]))
+    for name, value in expected.items():
+        value.copy_(tensors[name])
+    order = {name: i for i, name in enumerate(named)}
+    index = {order[weight]: entries for weight, entries in state.items()}
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": index, "param_groups": groups})
+
+
+def _class_name(value: Any) -> str:
+    return f"{type(value).__module__}:{type(value).__qualname__}"

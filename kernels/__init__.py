@@ -1,0 +1,19 @@
+"""Fused operations: each is one readable PyTorch definition with faster backends behind it."""
+
+if __name__ != "ctm_fast.kernels":
+    raise ImportError("import this package as `ctm_fast.kernels`: two copies of an op would clash")
+
+from .heun import heun_correct, heun_predict
+from .jump import jump
+from .op import BACKENDS, OPS, BackendError, Op, use_backend
+
+__all__ = [
+    "BACKENDS",
+    "OPS",
+    "BackendError",
+    "Op",
+    "heun_correct",
+    "heun_predict",
+    "jump",
+    "use_backend",
+]

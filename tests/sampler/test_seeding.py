@@ -1,0 +1,80 @@
+"""One random stream per image."""
+
+import pytest
+import torch
+
+from ctm_fast.sampler import image_seeds, noise_for
+from ctm_fast.sampler.seeding import GeneratorNoise, SeededNoise, as_seeds
+
+SHAPE = (2, 4, 4)
+
+
+def test_a_row_depends_on_its_seed_and_the_step_alone():
+    noise = noise_for([3, 5, 7], 1, SHAPE)
+    assert torch.equal(noise[1:2], noise_for([5], 1, SHAPE))
+    assert torch.equal(noise.flip(0), noise_for([7, 5, 3], 1, SHAPE))
+    assert not torch.equal(noise, noise_for([3, 5, 7], 2, SHAPE))
+    assert noise.unbind()[0].ne(noise[1]).all()
+
+
+def test_precision_does_not_change_the_noise():
+    single = noise_for([1, 2], 0, SHAPE)
+    assert torch.equal(noise_for([1, 2], 0, SHAPE, dtype=torch.float64), single.double())
+
+
+def test_noise_is_unit_gaussian_and_uncorrelated_between_images_and_steps():
+    seeds = image_seeds(0, 64)
+    noise = torch.stack([noise_for(seeds, step, (16, 16)) for step in range(4)]).flatten(2)
+    assert noise.mean().abs() < 4 / noise.numel() ** 0.5
+    assert abs(noise.std() - 1) < 4 / (2 * noise.numel()) ** 0.5
+    rows = noise.flatten(0, 1)
+    correlation = torch.corrcoef(rows) - torch.eye(len(rows))
+    assert correlation.abs().max() < 6 / rows.shape[1] ** 0.5
+
+
+def test_global_random_state_is_not_touched():
+    before = torch.get_rng_state()
+    noise_for([0], 0, SHAPE)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_image_seeds_can_be_cut_anywhere():
+    seeds = image_seeds(0, 64)
+    assert seeds[10:20] == image_seeds(0, 10, start=10)
+    assert len(set(seeds + image_seeds(1, 64))) == 128
+    assert all(seed >= 0 for seed in seeds)
+
+
+def test_integer_and_list_seeds():
+    assert as_seeds(4, 3) == image_seeds(4, 3)
+    assert as_seeds(torch.tensor([9, 9, 1]), 3) == [9, 9, 1]
+    assert as_seeds((1, 2), 2) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "seed, named", [([1, 2], "2 entries"), ([1, 2, 0.5], "0.5"), ("abc", "abc"), (None, "None")]
+)
+def test_bad_seeds(seed, named):
+    with pytest.raises(ValueError, match=named):
+        as_seeds(seed, 3)
+
+
+def test_seeded_noise_recognises_the_step_by_its_level():
+    like = torch.zeros(2, *SHAPE, dtype=torch.float64)
+    noise = SeededNoise([1, 2], [80.0, 3.0, 0.1], like)
+    third = noise(torch.tensor(0.1, dtype=torch.float64), torch.tensor(0.0))
+    first = noise(torch.tensor(80.0, dtype=torch.float64), torch.tensor(3.0))
+    assert third.dtype == torch.float64
+    assert torch.equal(first, noise_for([1, 2], 1, SHAPE, dtype=torch.float64))
+    assert torch.equal(third, noise_for([1, 2], 3, SHAPE, dtype=torch.float64))
+
+
+def test_generator_noise_follows_its_generator_or_the_global_one():
+    like, level = torch.zeros(2, *SHAPE), torch.tensor(1.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        expected = torch.randn(like.shape)
+        torch.manual_seed(3)
+        assert torch.equal(GeneratorNoise(like)(level, level), expected)
+    own = GeneratorNoise(like, torch.Generator().manual_seed(3))
+    assert torch.equal(own(level, level), expected)
