@@ -73,7 +73,7 @@ class CMakeBuild(build_ext):
 setup(
     packages=[*find_packages(include=["ctm_fast", "ctm_fast.*"]), "ctm_fast.kernels"],
     package_dir={"ctm_fast": "ctm_fast", "ctm_fast.kernels": "kernels"},
-    package_data={"": ["py.typed", "NOTICE", "*.npz", "*.json", "*.html", "*.jinja"]},
+    package_data={"": ["py.typed", "NOTICE", "*.npz", "*.json", "*.html", "*.j2"]},
     include_package_data=False,
     # Optional: a build that was left out is no error. A build that fails still is one.
     ext_modules=[Extension("ctm_fast._native", sources=[], optional=True)],

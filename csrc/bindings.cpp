@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "bindings.h"
 #include "heun.h"
 
 namespace py = pybind11;
@@ -93,7 +94,7 @@ std::string cpu_target() {
 
 PYBIND11_MODULE(_native, module) {
   module.doc() = "Compiled kernels of ctm_fast.";
-  module.attr("interface") = 1;
+  module.attr("interface") = 2;
   module.attr("compiler") = CTM_FAST_COMPILER;
   module.attr("cpu_target") = cpu_target();
 #if defined(_OPENMP)
@@ -109,6 +110,7 @@ PYBIND11_MODULE(_native, module) {
   module.attr("cuda_version") = "";
 #endif
   module.def("heun_step", &heun_step);
+  bind_group_norm(module);
 }
 
 }  // namespace ctm_fast

@@ -112,13 +112,20 @@ class Denoiser(nn.Module):
             labels: as in `forward`.
 
         Raises:
-            ValueError: if the model only denoises.
+            ValueError: if the model only denoises, or if a consistency model should jump elsewhere
+                than to its sigma_min (not looked at for levels on another device than the CPU).
         """
         sigma, sigma_to = per_sample(sigma, x), per_sample(sigma_to, x)
         if self.kind == "trajectory":
             P, Q = self.precond.jump_coefficients(sigma, sigma_to)
             return combine(x, self.network(x, sigma, sigma_to, labels), P, Q)
         if self.kind == "consistency":
+            low = torch.full_like(sigma_to, self.sigma_min)
+            if sigma_to.device.type == "cpu" and not torch.allclose(sigma_to, low, rtol=1e-4):
+                raise ValueError(
+                    f"a consistency model jumps to its sigma_min={self.sigma_min} only, got "
+                    f"sigma_to={sigma_to.tolist()}"
+                )
             return self(x, sigma, labels)
         raise ValueError(
             "a model of kind 'denoiser' cannot jump; use an ODE sampler (method='heun'), or "

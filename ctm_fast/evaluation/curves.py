@@ -14,6 +14,8 @@ import numpy as np
 
 # Stands for the page's text colour in the SVG; a colour that nothing else uses.
 _INK = "#010203"
+_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+_MAX_POINTS = 2000  # drawn per line; longer ones are thinned after smoothing
 _LINES = ("#3f6fd8", "#d9822b", "#2f9e6e", "#b5509b")
 
 
@@ -45,7 +47,7 @@ def available() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def smoothed(values: Sequence[float], window: int) -> np.ndarray:
+def smoothed(values: Sequence[float] | np.ndarray, window: int) -> np.ndarray:
     """Centred moving average over `window` values, fewer at the ends; NaN where nothing is finite.
 
     Args:
@@ -83,9 +85,7 @@ def svg(figure: Figure) -> str:
 
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": figure.name}):
-        _drawn(figure, _INK).savefig(
-            buffer, format="svg", transparent=True, metadata={"Date": None}
-        )
+        _drawn(figure, _INK).savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
     text = buffer.getvalue()
     return text[text.index("<svg") :].replace(_INK, "currentColor")
 
@@ -106,8 +106,9 @@ def _drawn(figure: Figure, ink: str) -> Any:
         if figure.log_y:
             y = np.where(y > 0, y, np.nan)
         mean = smoothed(y, max(1, len(y) // 25))
-        axes.plot(x, y, color=colour, alpha=0.3, linewidth=0.8)
-        axes.plot(x, mean, color=colour, linewidth=1.8, label=curve.name)
+        every = slice(None, None, -(-len(x) // _MAX_POINTS) or 1)
+        axes.plot(x[every], y[every], color=colour, alpha=0.3, linewidth=0.8)
+        axes.plot(x[every], mean[every], color=colour, linewidth=1.8, label=curve.name)
     if figure.log_x:
         axes.set_xscale("log")
     if figure.log_y:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-import ctm_fast
+from ctm_fast import __version__
 
 
 def environment() -> dict[str, str]:
     """Facts in the order in which a report shows them; names no machine, user or folder."""
     facts = {
-        "ctm_fast": ctm_fast.__version__,
+        "ctm_fast": __version__,
         "commit": commit() or "not in a git checkout",
         "torch": torch.__version__,
         "python": platform.python_version(),

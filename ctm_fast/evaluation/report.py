@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import curves
@@ -116,7 +117,6 @@ def write_report(out_dir: str | Path, content: ReportContent) -> Path:
     html = environment.from_string(template).render(
         content=content,
         columns=_used_columns(content),
-        best=_best(content),
         picture=lambda images, ncol: png_uri(images, ncol, content.scale),
         figures=[(f, Markup(curves.svg(f)) if have_curves else None) for f in content.figures],
         config=flattened(content.config),
@@ -169,13 +169,8 @@ def shown(value: float | None, column: str) -> str:
 
 
 def _check(content: ReportContent) -> None:
-    pictures = [
-        *content.grids,
-        *content.comparisons,
-        *content.trajectories,
-        *content.figures,
-    ]
-    names = [picture.name for picture in pictures]
+    names = [grid.name for grid in content.grids] + [figure.name for figure in content.figures]
+    names += [strip.name for strip in _strips(content)]
     for name in names:
         if names.count(name) > 1 or not _NAME.fullmatch(name):
             raise ValueError(f"picture name {name!r} must be unique and match {_NAME.pattern}")
@@ -195,37 +190,22 @@ def _check(content: ReportContent) -> None:
 def _write_pictures(out: Path, content: ReportContent) -> None:
     for grid in content.grids:
         grid_png(grid.images, out / f"{grid.name}.png", grid.ncol, content.scale)
-    for strip in (*content.comparisons, *content.trajectories):
-        from torch import cat
-
-        images = cat([images for _, images in strip.rows])
+    for strip in _strips(content):
+        images = torch.cat([images for _, images in strip.rows])
         grid_png(images, out / f"{strip.name}.png", len(strip.rows[0][1]), content.scale)
     if curves.available():
         for figure in content.figures:
             curves.write_png(figure, out / f"{figure.name}.png")
 
 
+def _strips(content: ReportContent) -> list[Comparison | Trajectory]:
+    return [*content.comparisons, *content.trajectories]
+
+
 def _used_columns(content: ReportContent) -> list[str]:
     used = [c for c in COLUMNS if any(row.metrics.get(c) is not None for row in content.rows)]
     timed = any(row.ms_per_image is not None for row in content.rows)
     return used + (["ms_per_image"] if timed else [])
-
-
-def _best(content: ReportContent) -> dict[str, str]:
-    """Best result per column, as shown; yardsticks and single results do not compete."""
-    rows = [row for row in content.rows if not row.reference]
-    best = {}
-    for column in _used_columns(content):
-        values = [
-            row.ms_per_image if column == "ms_per_image" else row.metrics.get(column)
-            for row in rows
-        ]
-        known = [v for v in values if v is not None and math.isfinite(v)]
-        if len(known) < 2 or column == "copies":
-            continue
-        distance = {"1nn": lambda v: abs(v - 0.5), "ms_per_image": lambda v: v}
-        best[column] = shown(min(known, key=distance.get(column, lambda v: -v)), column)
-    return best
 
 
 def _words(value: Any) -> str:

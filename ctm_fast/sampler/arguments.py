@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -38,9 +39,9 @@ def number_of_images(
     if len(set(counts.values())) > 1:
         raise ValueError(f"arguments disagree about the number of images: {counts}")
     count = next(iter(counts.values()))
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+    if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
         raise ValueError(f"the number of images is {count!r}; it must be an integer, at least 1")
-    return count
+    return int(count)
 
 
 def is_many(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any, Protocol
 
 import torch
@@ -44,8 +45,8 @@ def as_seeds(seed: int | Iterable[int], num: int) -> list[int]:
     Raises:
         ValueError: for a list of another length than `num`, or entries that are not integers.
     """
-    if isinstance(seed, int) and not isinstance(seed, bool):
-        return image_seeds(seed, num)
+    if isinstance(seed, Integral) and not isinstance(seed, bool):
+        return image_seeds(int(seed), num)
     seeds = listed_seeds(seed)
     if len(seeds) != num:
         raise ValueError(f"seed has {len(seeds)} entries; need one per image, {num}")
@@ -62,10 +63,10 @@ def listed_seeds(seed: Any) -> list[int]:
     if not isinstance(values, Iterable) or isinstance(values, str | bytes):
         raise ValueError(f"seed is {seed!r}; it must be an integer or one integer per image")
     seeds = list(values)
-    wrong = [entry for entry in seeds if not isinstance(entry, int) or isinstance(entry, bool)]
+    wrong = [s for s in seeds if not isinstance(s, Integral) or isinstance(s, bool)]
     if wrong:
         raise ValueError(f"seed has the entry {wrong[0]!r}; every entry must be an integer")
-    return seeds
+    return [int(entry) for entry in seeds]
 
 
 def noise_for(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -46,12 +47,12 @@ def sampling_sigmas(
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose from {METHODS}")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
         raise ValueError(f"steps is {steps!r}; it must be an integer, at least 1")
     if method == "onestep" and steps != 1:
         raise ValueError(f"method 'onestep' takes steps=1, got {steps}; use 'cm_multistep'")
     if method in JUMP_METHODS or (method == "euler" and kind == "trajectory"):
-        return karras_sigmas(steps + 1, sigma_min, sigma_max, rho)
+        return karras_sigmas(int(steps) + 1, sigma_min, sigma_max, rho)
     check_sigma_range(sigma_min, sigma_max)
     first = torch.tensor([sigma_max], dtype=torch.float64)
     levels = first if steps == 1 else karras_sigmas(steps, sigma_min, sigma_max, rho)

@@ -139,7 +139,7 @@ def heun_solve(
         start: (batch,) int64 grid indices. On another device than the CPU they are copied there
             first, which waits for that device.
         num_steps: steps of every image, or (batch,) int64; start + num_steps <= num_scales - 1.
-        labels: (batch,) or (batch, classes), passed to the network.
+        labels: (batch,), (batch, classes) or (1, classes), passed to the network.
         table: `HeunTable(denoiser.precond, sigmas, x.dtype, x.device)` if it is already there.
 
     Raises:
@@ -162,11 +162,12 @@ def heun_solve(
     if ragged:
         rows = torch.tensor(order, device=x.device)
         x, start = x[rows], start[order]
-        labels = None if labels is None else labels[rows]
+        # One row of labels may serve all images.
+        labels = labels if labels is None or len(labels) == 1 else labels[rows]
     index = start.to(x.device)
 
     def network(scaled: Tensor, c_noise: Tensor) -> Tensor:
-        classes = None if labels is None else labels[: len(scaled)]
+        classes = None if labels is None else labels[: len(scaled)]  # a single row stays
         return raw(scaled, c_noise, c_noise if to_itself else None, classes)
 
     now = table.at(index)

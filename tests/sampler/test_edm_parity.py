@@ -1,25 +1,23 @@
 """`Sampler` against EDM's generate.py: recorded calls, and the whole network where it is found."""
 
-import re
+import json
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ctm_fast import models
 from ctm_fast.denoiser import Denoiser
+from ctm_fast.models.key_layouts import from_published
 from ctm_fast.sampler import Sampler, sample_churn
 
-from ..fixtures import (
-    assert_within,
-    fixture_dir,
-    load_fixture,
-    load_golden,
-    load_weights,
-    tolerance,
-)
+from ..fixtures import fixture_dir
 
 NAME = "edm_heun_sampler"
-needs_fixture = pytest.mark.skipif(fixture_dir(NAME) is None, reason="needs the whole fixture")
+GOLDEN = Path(__file__).parents[1] / "golden" / f"{NAME}.safetensors"
+FOLDER = fixture_dir(NAME)
+needs_fixture = pytest.mark.skipif(FOLDER is None, reason="needs the whole fixture")
 EXACT = dict(state_dtype=torch.float64, latents="unit", clip=False)
 
 
@@ -41,7 +39,7 @@ class Replay:
 
 
 def test_recorded_heun_run():
-    io, meta = load_golden(NAME)
+    io = load_file(GOLDEN)
     replay = Replay(io)
     sampler = Sampler(replay, steps=18, **EXACT)
     path = sampler.trajectory(noise=io["latents"])
@@ -56,9 +54,9 @@ def test_recorded_heun_run():
 
 @pytest.fixture(scope="module")
 def reference():
-    io, meta = load_fixture(NAME)
-    net = models.build(
-        "ddpmpp-cifar10",
+    io = load_file(FOLDER / "io.safetensors")
+    meta = json.loads((FOLDER / "meta.json").read_text())
+    config = models.SongConfig(
         img_resolution=16,
         label_dim=10,
         model_channels=32,
@@ -66,25 +64,20 @@ def reference():
         num_blocks=1,
         attn_resolutions=(8,),
     )
-    # What an importer of EDM files does, for this one network.
-    names = {
-        "enc.16x16.conv.": "input_conv.",
-        "dec.16x16.aux_norm.": "outputs.16x16.norm.",
-        "dec.16x16.aux_conv.": "outputs.16x16.conv.",
-    }
-    state = {}
-    for key, value in load_weights(NAME).items():
-        key = re.sub(r"^(enc|dec)\.(\d+x\d+)_", r"\1.\2.", key.removeprefix("model."))
-        for old, new in names.items():
-            key = key.replace(old, new)
-        if not key.endswith("resample_filter"):
-            state[key] = value
-    net.load_state_dict(state)
+    net = models.net_from_config(config)
+    published = load_file(FOLDER / "weights.safetensors")
+    net.load_state_dict(from_published(published, config, "edm"))
     return Denoiser(net.eval()), io, meta
 
 
-def close(actual, reference_tensor, io, meta):
-    assert_within(actual, io[reference_tensor], tolerance(meta, reference_tensor))
+def close(actual, name, io, meta):
+    """max|a-b| <= atol + rtol max|b| for every slice of the first axis."""
+    allowed = meta["tensors"][name]["suggested_tol"]
+    assert actual.shape == io[name].shape
+    error = (actual.double() - io[name].double()).abs().reshape(len(actual), -1).amax(1)
+    size = io[name].double().abs().reshape(len(actual), -1).amax(1)
+    ratio = error / (allowed["atol"] + allowed["rtol"] * size)
+    assert bool((ratio <= 1).all()), f"errors / tolerance: {ratio.tolist()}"
 
 
 @needs_fixture
@@ -122,7 +115,7 @@ def test_euler(reference):
 
 @needs_fixture
 def test_float32_state_is_close_to_float64(reference):
-    model, io, meta = reference
+    model, io, _ = reference
     sampler = Sampler(model, steps=18, latents="unit", clip=False)
     images = sampler(noise=io["latents"], labels=io["class_labels"].argmax(1))
     torch.testing.assert_close(images.double(), io["x_traj"][-1], rtol=0, atol=1e-4)

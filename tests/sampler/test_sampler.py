@@ -216,3 +216,36 @@ def test_bad_calls():
             sampler(**call)
     with pytest.raises(ValueError, match="outside"):
         Sampler(small_model(label_dim=3))(labels=[3])
+
+
+@pytest.mark.parametrize("kind, options", STOCHASTIC + DETERMINISTIC)
+def test_nothing_reads_from_the_device(kind, options):
+    # A meta tensor has no values: reading one, as a host synchronisation would, is an error.
+    model = small_model(kind, label_dim=3).to("meta")
+    images = Sampler(model, batch_size=2, **options)(5)
+    assert images.is_meta and images.shape == (5, 2, 4, 4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind, options", STOCHASTIC + DETERMINISTIC)
+def test_gpu_loop_never_waits_and_makes_the_same_images(kind, options):
+    model = small_model(kind, label_dim=3)
+    expected = Sampler(model, **options)(6, seed=1)
+    sampler = Sampler(copy.deepcopy(model).cuda(), **options)
+    sampler(6, seed=1)
+
+    def watch(info):
+        torch.cuda.set_sync_debug_mode("error")
+
+    try:
+        images = sampler(6, seed=1, callback=watch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(images.cpu(), expected, rtol=0, atol=1e-2)
+
+
+@pytest.mark.gpu
+def test_noise_may_be_drawn_on_the_gpu():
+    sampler = Sampler(small_model().cuda(), steps=3, gamma=0.5, noise_device="model")
+    images = sampler(seed=[1, 2, 3])
+    torch.testing.assert_close(sampler(seed=[3, 1]), images[[2, 0]], rtol=0, atol=1e-4)

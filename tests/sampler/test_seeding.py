@@ -1,5 +1,6 @@
 """One random stream per image."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -49,6 +50,8 @@ def test_integer_and_list_seeds():
     assert as_seeds(4, 3) == image_seeds(4, 3)
     assert as_seeds(torch.tensor([9, 9, 1]), 3) == [9, 9, 1]
     assert as_seeds((1, 2), 2) == [1, 2]
+    assert as_seeds(np.int64(4), 3) == as_seeds(4, 3)
+    assert as_seeds([np.int64(4), 5], 2) == [4, 5]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,10 @@
+// The parts of `ctm_fast._native`, one function per file of bindings.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace ctm_fast {
+
+void bind_group_norm(pybind11::module_& module);
+
+}  // namespace ctm_fast

@@ -1,0 +1,259 @@
+"""CTM's objective: who jumps where, gradients, the exact solution, and every option."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from ctm_fast.losses import CTM, L2, Batch, Models, PseudoHuber, evaluate
+from ctm_fast.losses.ctm import jump_moved
+from ctm_fast.registry import fields_from_json, fields_to_json
+from ctm_fast.rng import stream
+from ctm_fast.sigmas import karras_sigmas
+from ctm_fast.timesteps import TrajectoryLevels
+from tests.analytic import ConstantNet, Gaussian, GaussianNet
+
+from .tools import constant, drawn
+
+
+def exact(destination: bool, std: float = 0.5):
+    return GaussianNet(Gaussian(0.1, std), destination=destination).double().denoiser()
+
+
+def exact_batch(objective: CTM, size: int = 64) -> Batch:
+    images = 0.1 + 0.5 * torch.randn(size, 1, 4, 4, generator=stream(3), dtype=torch.float64)
+    batch = drawn(objective, images)
+    batch.draw = {
+        k: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v
+        for k, v in batch.draw.items()
+    }
+    return batch
+
+
+def residual(objective: CTM) -> float:
+    student, target = exact(True), exact(True).requires_grad_(False)
+    batch = exact_batch(objective)
+    models = Models(student, target, exact(False))
+    objective.prepare(batch, models)
+    return objective.loss("ctm", batch, models).max().item()
+
+
+def test_exact_solution_has_no_residual_when_the_pair_is_exact() -> None:
+    jump = CTM(num_scales=40, distance=L2(), self_teacher="jump")
+    assert residual(jump) < 1e-12
+    steps = CTM(num_scales=40, distance=L2(), self_teacher="iterative_jump")
+    assert residual(steps) < 1e-12
+
+
+def test_residual_of_the_exact_solution_falls_with_the_order_of_the_solver() -> None:
+    values = [
+        residual(CTM(num_scales=n, distance=L2(), levels=TrajectoryLevels(step_count="fixed")))
+        for n in (20, 40, 80)
+    ]
+    for coarse, fine in itertools.pairwise(values):
+        # A squared distance of a second-order error falls 16-fold when the steps are halved.
+        assert 12 < coarse / fine < 22
+    one_step = CTM(
+        num_scales=40, distance=L2(), levels=TrajectoryLevels(max_steps=1, step_count="fixed")
+    )
+    assert math.sqrt(residual(one_step)) < 1e-2
+
+
+def test_a_wrong_student_has_a_residual() -> None:
+    objective = CTM(num_scales=40, distance=L2(), self_teacher="jump")
+    batch = exact_batch(objective)
+    wrong = GaussianNet(Gaussian(0.1, 0.7)).double().denoiser()
+    models = Models(wrong, exact(True).requires_grad_(False))
+    objective.prepare(batch, models)
+    assert objective.loss("ctm", batch, models).max().item() > 1e-3
+
+
+def composed(objective: CTM) -> tuple[torch.Tensor, torch.Tensor, Batch, Models]:
+    """Estimate and target for three networks with different constant outputs."""
+    models = Models(
+        constant(0.3, True), constant(-0.2, True).requires_grad_(False), constant(0.7, False)
+    )
+    batch = drawn(objective, torch.randn(32, 1, 4, 4, generator=stream(5)))
+    objective.prepare(batch, models)
+    return objective.estimate(batch, models), batch.draw["target_pixels"], batch, models
+
+
+def by_hand(objective: CTM, batch: Batch, models: Models) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same by the formulas of the paper, one image at a time."""
+    sigmas = karras_sigmas(objective.num_scales).float()
+    draw = batch.draw
+    estimates, targets = [], []
+    for row in range(len(batch)):
+        i, j, k = (int(draw[f"{name}_index"][row]) for name in "tus")
+        t, u, s, low = sigmas[i], sigmas[j], sigmas[k], sigmas[-1]
+        x_t = (batch.images[row] + t * draw["noise"][row])[None]
+        x = x_t
+        for a, b in itertools.pairwise(range(i, j + 1)):
+            d = (x - models.teacher(x, sigmas[a])) / sigmas[a]
+            guess = x + (sigmas[b] - sigmas[a]) * d
+            d2 = (guess - models.teacher(guess, sigmas[b])) / sigmas[b]
+            x = x + (sigmas[b] - sigmas[a]) * (d + d2) / 2
+        inner = {"student": models.student, "target": models.target}
+        if objective.target_inner == "none":
+            at, x_s = u, x
+        else:
+            at, x_s = s, inner[objective.target_inner].jump(x, u, s)
+        targets.append(models.target.jump(x_s, at, low))
+        to = u if objective.target_matching else s
+        z = models.student.jump(x_t, t, to)
+        estimates.append(inner[objective.estimate_outer].jump(z, to, low))
+    return torch.cat(estimates), torch.cat(targets)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize(
+    ("outer", "inner", "matching"),
+    [
+        ("target", "student", False),
+        ("target", "target", False),
+        ("student", "student", False),
+        ("target", "none", True),
+        ("target", "student", True),
+    ],
+)
+def test_estimate_and_target_are_the_published_compositions(
+    outer: str, inner: str, matching: bool, per_sample: bool
+) -> None:
+    objective = CTM(
+        num_scales=8,
+        levels=TrajectoryLevels(max_steps=3, per_sample=per_sample),
+        estimate_outer=outer,
+        target_inner=inner,
+        target_matching=matching,
+    )
+    estimate, target, batch, models = composed(objective)
+    expected_estimate, expected_target = by_hand(objective, batch, models)
+    torch.testing.assert_close(estimate, expected_estimate, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(target, expected_target, rtol=2e-5, atol=2e-5)
+
+
+def test_gradient_reaches_the_student_through_the_frozen_target_only() -> None:
+    levels = TrajectoryLevels(max_steps=2)
+    objective = CTM(num_scales=8, levels=levels)
+    _, target, batch, models = composed(objective)
+    assert not target.requires_grad
+    objective.loss("ctm", batch, models).mean().backward()
+    assert models.student.net.number.grad.abs() > 0
+    assert models.target.net.number.grad is None
+    assert models.teacher.net.number.grad is None
+    # Carried by the student itself, the second jump adds its own gradient.
+    through = models.student.net.number.grad.clone()
+    models.student.net.number.grad = None
+    direct = CTM(num_scales=8, levels=levels, estimate_outer="student")
+    direct.loss("ctm", batch, models).mean().backward()
+    assert not torch.allclose(models.student.net.number.grad, through)
+
+
+def test_the_teacher_solve_costs_two_calls_per_step_and_identity_jumps_cost_none() -> None:
+    levels = TrajectoryLevels(max_steps=5, step_count="fixed", destination="smallest")
+    objective = CTM(num_scales=8, levels=levels)
+    *_, models = composed(objective)
+    assert models.teacher.net.calls == 10
+    assert models.target.net.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "calls"), [("heun_denoiser", (6, 0)), ("jump", (0, 1)), ("iterative_jump", (0, 3))]
+)
+def test_training_without_a_teacher(mode: str, calls: tuple[int, int]) -> None:
+    levels = TrajectoryLevels(max_steps=3, step_count="fixed")
+    objective = CTM(num_scales=8, levels=levels, self_teacher=mode)
+    assert objective.needs == {"target"}
+    models = Models(constant(0.3, True), constant(-0.2, True).requires_grad_(False))
+    batch = drawn(objective, torch.randn(16, 1, 4, 4, generator=stream(5)))
+    objective.prepare(batch, models)
+    student, target = calls
+    assert models.student.net.calls == student + 1  # + 1: the jump u -> s
+    assert models.target.net.calls == target + 1  # + 1: the jump s -> sigma_min
+    objective.loss("ctm", batch, models).mean().backward()
+    assert models.student.net.number.grad.isfinite()
+
+
+@pytest.mark.parametrize("mode", ["heun_denoiser", "jump", "iterative_jump"])
+def test_the_exact_solution_is_a_fixed_point_without_a_teacher(mode: str) -> None:
+    objective = CTM(num_scales=80, distance=L2(), self_teacher=mode)
+    assert residual(objective) < (1e-3 if mode == "heun_denoiser" else 1e-12)
+
+
+def test_identity_jumps_are_exact() -> None:
+    model = exact(True)
+    x = torch.randn(6, 1, 4, 4, dtype=torch.float64, generator=stream(1))
+    sigma = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], dtype=torch.float64)
+    to = torch.tensor([1.0, 1.0, 3.0, 2.0, 5.0, 6.0], dtype=torch.float64)
+    moved = jump_moved(model, x, sigma, to, None)
+    assert torch.equal(moved[[0, 2, 4, 5]], x[[0, 2, 4, 5]])
+    torch.testing.assert_close(moved, model.jump(x, sigma, to), rtol=1e-12, atol=1e-12)
+
+
+def test_terms_do_not_depend_on_the_microbatch() -> None:
+    objective = CTM(num_scales=8, levels=TrajectoryLevels(max_steps=3))
+    _, _, batch, models = composed(objective)
+    for term in objective.terms:
+        whole = objective.loss(term, batch, models)
+        parts = [objective.loss(term, batch.slice(i, i + 8), models) for i in range(0, 32, 8)]
+        torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-6, atol=1e-7)
+
+
+def test_draws_depend_on_the_generator_alone() -> None:
+    objective = CTM()
+    first = objective.draw(16, (1, 4, 4), stream(0, 5))
+    second = objective.draw(16, (1, 4, 4), stream(0, 5))
+    other = objective.draw(16, (1, 4, 4), stream(0, 6))
+    assert all(
+        torch.equal(first[k], second[k]) if torch.is_tensor(first[k]) else first[k] == second[k]
+        for k in first
+    )
+    assert not torch.equal(first["noise"], other["noise"])
+    assert not torch.equal(first["noise"], first["dsm_noise"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"estimate_outer": "teacher"}, "estimate_outer 'teacher'"),
+        ({"target_inner": "sg"}, "target_inner 'sg'"),
+        ({"self_teacher": "euler"}, "self_teacher 'euler'"),
+        ({"weighting": "nope"}, "weighting 'nope'"),
+        ({"consistency_weight": -1.0}, "consistency_weight=-1.0"),
+        ({"num_scales": 1}, "num_scales=1"),
+        ({"num_scales": 4, "levels": TrajectoryLevels(max_steps=9)}, "max_steps=9"),
+    ],
+)
+def test_bad_options_are_named(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CTM(**fields)
+
+
+def test_missing_networks_are_named() -> None:
+    objective = CTM(num_scales=8)
+    batch = drawn(objective, torch.zeros(2, 1, 4, 4))
+    with pytest.raises(ValueError, match="needs a teacher"):
+        evaluate(objective, batch, Models(constant(0.0, True), constant(0.0, True)))
+    with pytest.raises(ValueError, match="averaged target"):
+        evaluate(objective, batch, Models(constant(0.0, True), None, constant(0.0, False)))
+    with pytest.raises(ValueError, match="unknown term 'gan'"):
+        objective.loss("gan", batch, Models(constant(0.0, True)))
+
+
+def test_without_dsm_there_is_one_term_and_no_balance() -> None:
+    objective = CTM(denoising_weight=0.0)
+    assert objective.terms == ("ctm",)
+    assert objective.balance == {}
+    assert "dsm_noise" not in objective.draw(2, (1, 4, 4), stream(0))
+
+
+def test_json_round_trip() -> None:
+    objective = CTM(distance=PseudoHuber(0.03), levels=TrajectoryLevels(max_steps=4))
+    assert fields_from_json(CTM, fields_to_json(objective), "ctm") == objective
+
+
+def test_constant_net_counts() -> None:
+    net = ConstantNet(0.0)
+    net(torch.zeros(3, 1, 4, 4), torch.zeros(3))
+    assert (net.calls, net.rows) == (1, 3)

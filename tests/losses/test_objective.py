@@ -1,0 +1,46 @@
+"""Batches and balances."""
+
+import pytest
+import torch
+
+from ctm_fast.losses import Balance, Batch
+
+
+def batch() -> Batch:
+    return Batch(
+        torch.arange(6.0).reshape(6, 1, 1, 1), torch.arange(6), {"t": torch.arange(6), "n": 3}
+    )
+
+
+def test_slice_keeps_rows_together() -> None:
+    part = batch().slice(2, 5)
+    assert len(part) == 3
+    assert part.images.flatten().tolist() == part.labels.tolist() == [2, 3, 4]
+    assert part.draw["t"].tolist() == [2, 3, 4]
+    assert part.draw["n"] == 3
+
+
+def test_slice_without_labels() -> None:
+    whole = Batch(torch.zeros(4, 1, 1, 1))
+    assert whole.slice(0, 2).labels is None
+
+
+def test_to_moves_every_tensor() -> None:
+    moved = batch().to("meta")
+    assert {moved.images.device.type, moved.labels.device.type} == {"meta"}
+    assert moved.draw["t"].device.type == "meta"
+    assert moved.draw["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("reference", "norm", "expected"), [(1.0, 0.5, 2.0), (1.0, 0.0, 10.0), (0.0, 1.0, 0.1)]
+)
+def test_balance_is_the_clamped_ratio(reference: float, norm: float, expected: float) -> None:
+    balance = Balance(low=0.1, high=10.0, eps=0.0)
+    value = balance(torch.tensor(reference), torch.tensor(norm))
+    assert value.item() == pytest.approx(expected)
+
+
+def test_balance_eps_is_added_to_the_denominator() -> None:
+    value = Balance()(torch.tensor(1e-4), torch.tensor(0.0))
+    assert value.item() == pytest.approx(1.0)
