@@ -123,6 +123,7 @@ class HalfLogNormal:
         return sigma
 
 
+AnyDensity = LogNormal | KarrasUniform | HalfLogNormal
 DENSITIES = Registry(
     "noise-level density",
     {

@@ -3,6 +3,7 @@
 if __name__ != "ctm_fast.kernels":
     raise ImportError("import this package as `ctm_fast.kernels`: two copies of an op would clash")
 
+from .group_norm import group_norm
 from .heun import heun_correct, heun_predict
 from .jump import jump
 from .op import BACKENDS, OPS, BackendError, Op, use_backend
@@ -12,6 +13,7 @@ __all__ = [
     "OPS",
     "BackendError",
     "Op",
+    "group_norm",
     "heun_correct",
     "heun_predict",
     "jump",

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-INTERFACE = 1
+INTERFACE = 2
 """Version of the calls below; a build of another version is refused instead of misread."""
 
 ABSENT: str | None = None

@@ -85,7 +85,9 @@ def test_interleaved_halves_are_the_same_draws_in_another_order():
 @pytest.mark.parametrize("name", DENSITIES.names())
 def test_every_density(name):
     density = DENSITIES[name]()
-    single, double = (density.sample(7, stream(6), dtype) for dtype in (torch.float32, torch.double))
+    single, double = (
+        density.sample(7, stream(6), dtype) for dtype in (torch.float32, torch.double)
+    )
     assert single.shape == (7,) and single.dtype == torch.float32
     assert torch.equal(single, double.float())
     assert bool((double > 0).all())

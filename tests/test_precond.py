@@ -79,7 +79,8 @@ def test_network_input_as_published(source):
 
 
 @pytest.mark.parametrize(
-    ("embedding", "low", "high"), [("quarter_log", -1.55365, 1.09551), ("log_250", -1553.65, 1095.51)]
+    ("embedding", "low", "high"),
+    [("quarter_log", -1.55365, 1.09551), ("log_250", -1553.65, 1095.51)],
 )
 def test_ends_of_the_noise_embedding(embedding, low, high):
     ends = torch.tensor([0.002, 80.0], dtype=torch.float64)

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from ctm_fast.sigmas import SigmaRange, karras_sigma, karras_sigmas, partition
-
 from tests.fixtures import assert_within, load, sources, tolerance
 
 # CTM's published grids (CIFAR-10 and ImageNet-64), sigma_max first.

@@ -112,7 +112,9 @@ def test_draws_depend_on_the_generator_only():
     for per_sample in (False, True):
         levels = TrajectoryLevels(per_sample=per_sample)
         a, b, c = (levels.sample(64, 18, stream(4, k)) for k in (0, 0, 1))
-        assert all(torch.equal(torch.as_tensor(p), torch.as_tensor(q)) for p, q in zip(a, b, strict=True))
+        assert all(
+            torch.equal(torch.as_tensor(p), torch.as_tensor(q)) for p, q in zip(a, b, strict=True)
+        )
         assert not torch.equal(a.t_index, c.t_index)
         assert a.t_index.dtype == a.s_index.dtype == torch.int64
 
@@ -140,7 +142,7 @@ def test_inadmissible_choices():
 
 def test_real_positions_are_ordered_and_share_one_gap():
     t, u, s = TrajectoryPositions().sample(DRAWS, stream(5))
-    assert bool((0 <= t).all() and (t <= u).all() and (u <= s).all() and (s <= 1).all())
+    assert bool((t >= 0).all() and (t <= u).all() and (u <= s).all() and (s <= 1).all())
     gap = (u - t)[0].item()
     assert torch.allclose(u - t, torch.full_like(t, gap)) and 0 <= gap < 17 / 18
     assert t.mean().item() == pytest.approx((1 - gap) / 2, abs=0.01)

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Denoiser
-from ..densities import HalfLogNormal
+from ..densities import AnyDensity, HalfLogNormal
 from ..registry import choice
 from ..sigmas import RHO, karras_sigmas
 from ..solvers.heun import heun_solve
 from ..timesteps import TrajectoryLevels
-from .distances import Distance, PseudoHuber
+from .distances import AnyDistance, Distance, PseudoHuber
 from .dsm import denoising_loss, noised
 from .objective import Balance, Batch, Models
 from .weightings import weighting
@@ -86,13 +86,13 @@ class CTM:
     num_scales: int = 18  # grid size N; 18 CIFAR-10, 40 ImageNet-64
     rho: float = RHO  # exponent of the Karras grid
     levels: TrajectoryLevels = field(default_factory=TrajectoryLevels)  # how n, t, u, s are drawn
-    distance: Any = choice("ctm_fast.losses.distances:DISTANCES", PseudoHuber)  # of the two ends
+    distance: AnyDistance = choice("ctm_fast.losses.distances:DISTANCES", PseudoHuber)  # of the two ends
     weighting: str = "uniform"  # weight of the consistency term, see `losses.weightings`
     consistency_weight: float = 1.0  # factor of the consistency term, >= 0
     denoising_weight: float = 1.0  # factor of the DSM term; 0 switches it off
     adaptive: bool = True  # balance DSM against consistency by gradient norms (Section 3.3)
     adaptive_cap: float = 1e4  # largest adaptive weight
-    density: Any = choice("ctm_fast.densities:DENSITIES", HalfLogNormal)  # levels of the DSM term
+    density: AnyDensity = choice("ctm_fast.densities:DENSITIES", HalfLogNormal)  # levels of the DSM term
     estimate_outer: str = "target"  # who carries the estimate s -> sigma_min: target | student
     target_inner: str = "student"  # who jumps u -> s: student (official) | target (paper) | none
     target_matching: bool = False  # estimate jumps t -> u instead of t -> s

@@ -210,6 +210,7 @@ def _load_lpips(weights: str) -> Any:
     return network.eval().requires_grad_(False)
 
 
+AnyDistance = PseudoHuber | L1 | L2 | TeacherFeatures | LPIPS
 DISTANCES = Registry(
     "distance",
     {

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..denoiser import Denoiser
-from ..densities import LogNormal
+from ..densities import AnyDensity, LogNormal
 from ..registry import choice
 from .objective import Balance, Batch, Models
 
@@ -42,7 +42,7 @@ class DSM:
     classifier-free guidance needs.
     """
 
-    density: Any = choice("ctm_fast.densities:DENSITIES", LogNormal)  # training noise levels
+    density: AnyDensity = choice("ctm_fast.densities:DENSITIES", LogNormal)  # training noise levels
     label_dropout: float = 0.0  # share of images trained without label, in [0, 1]
 
     needs: ClassVar[frozenset[str]] = frozenset()

@@ -178,7 +178,7 @@ class Sampler:
                 rows = slice(start, min(start + size, num))
                 x = self._first(seeds[rows], None if noise is None else noise[rows], shape, device)
                 extra = {} if classes is None else {"labels": classes[rows]}
-                images[rows] = self._sample(model, x, seeds[:len(x)], extra, callback)
+                images[rows] = self._sample(model, x, seeds[rows], extra, callback)
         return images
 
     def _first(

@@ -189,10 +189,8 @@ def heun_solve(
         now = to
     if not ragged:
         return x
-    joined = torch.cat([x, *reversed(done)])
-    result = torch.empty_like(joined)
-    result[rows] = joined
-    return result
+    joined = torch.cat([x, *(_as(x, rest) for rest in reversed(done))])
+    return joined[torch.empty_like(rows).scatter_(0, rows, torch.arange(len(rows)).to(rows))]
 
 
 def _network_dtype(denoiser: Any, x: Tensor) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""The judge of class metrics learns the digits, is reproducible and leaves the random state alone."""
+"""The judge of class metrics learns, is reproducible and leaves the random state alone."""
 
 from __future__ import annotations
 

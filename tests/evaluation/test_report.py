@@ -165,10 +165,10 @@ def test_wrong_content(tmp_path, change, message):
 
 
 def test_words():
-    assert shown(None, "1nn") == "–" and shown(0.5, "1nn") == "0.500"
+    assert shown(None, "1nn") == "\u2013" and shown(0.5, "1nn") == "0.500"
     assert shown(9.876, "class_score") == "9.88"
     assert flattened({"a": {"b": True, "c": None}, "d": 1e-7}) == [
         ("a.b", "yes"),
-        ("a.c", "–"),
+        ("a.c", "\u2013"),
         ("d", "1e-07"),
     ]

@@ -42,7 +42,9 @@ def randomised(config: SongConfig | ADMConfig, seed: int = 0) -> UNet:
     return net.eval().double()
 
 
-def inputs(config: SongConfig | ADMConfig, batch: int = 3, seed: int = 1) -> dict[str, torch.Tensor]:
+def inputs(
+    config: SongConfig | ADMConfig, batch: int = 3, seed: int = 1
+) -> dict[str, torch.Tensor]:
     """x, c_noise, c_noise_to, onehot, classes, augment in float64."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731

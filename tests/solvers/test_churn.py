@@ -44,7 +44,7 @@ def test_recorded_noise_levels(source):
     churn = Churn(num_steps=18, **NEVER)
     raised = [churn.sigma_hat(level) for level in tensors["t_steps"][:-1].tolist()]
     name = "churn_t_hat"
-    assert_within(torch.tensor(raised).double(), tensors[name], tolerance(meta, name))
+    assert_within(torch.tensor(raised, dtype=torch.float64), tensors[name], tolerance(meta, name))
 
 
 @pytest.mark.parametrize("source", sources("edm_heun_sampler"))

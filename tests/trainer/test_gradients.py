@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ctm_fast.losses import CTM, DSM, Balance
+from ctm_fast.trainer import gradients as module
 from ctm_fast.trainer.distributed import World
 from ctm_fast.trainer.gradients import StepGradients
 from tests.trainer import tiny
@@ -80,9 +81,13 @@ def test_dropout_depends_on_the_step_and_not_on_the_past():
 
 def test_dropout_differs_between_microbatches_and_terms(monkeypatch):
     seeds = []
-    module = "ctm_fast.trainer.gradients.shared_dropout"
-    original = StepGradients._dropout.__globals__["shared_dropout"]
-    monkeypatch.setattr(module, lambda device, seed: seeds.append(seed) or original(device, seed))
+    original = module.shared_dropout
+
+    def recording(device, seed):
+        seeds.append(seed)
+        return original(device, seed)
+
+    monkeypatch.setattr(module, "shared_dropout", recording)
     gradients(tiny.trainer(), 2)
     assert len(seeds) == len(set(seeds)) == 1 + 2 * 4
 

@@ -1,0 +1,199 @@
+"""Group norm with a bias before it, a scale and shift after it, and SiLU, as one operation."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ._group_norm_native import native_group_norm, registered
+from .arguments import Draw, same_dense_layout
+from .op import Call, Op
+
+Tensor = torch.Tensor
+Factor = torch.Tensor | None
+NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def reference(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    scale: Factor = None,
+    shift: Factor = None,
+    pre: Factor = None,
+    act: bool = False,
+) -> Tensor:
+    """Normalised images, act((1 + scale) (weight n + bias) + shift), n = normalised (x + pre).
+
+    Computed in float32 (float64 for a float64 x) and rounded once, also under autocast.
+
+    Args:
+        x: (batch, channels, H, W) of a floating dtype.
+        num_groups: mean and variance are shared by channels / num_groups neighbouring channels.
+        weight, bias: (channels,) in float32 or x's dtype.
+        eps: added to the variance.
+        scale, shift, pre: (batch or 1, channels) in float32 or x's dtype, or None.
+        act: whether SiLU follows.
+
+    Returns:
+        y: (batch, channels, H, W) in x's dtype.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit together.
+
+    Source: Wu and He 2018 (arXiv:1803.08494), Eqs. 1 to 6; scale and shift: Dhariwal and
+    Nichol 2021 (arXiv:2105.05233), Section 3.1.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    h = x.to(wide)
+    if pre is not None:
+        h = h + _over_pixels(pre, wide)
+    # Not F.group_norm: that one refuses a group of one value.
+    h = torch.group_norm(h, num_groups, weight.to(wide), bias.to(wide), eps)
+    if scale is not None:
+        h = h * (1 + _over_pixels(scale, wide))
+    if shift is not None:
+        h = h + _over_pixels(shift, wide)
+    return (F.silu(h) if act else h).to(x.dtype)
+
+
+def torch_group_norm(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    scale: Factor = None,
+    shift: Factor = None,
+    pre: Factor = None,
+    act: bool = False,
+) -> Tensor:
+    """`reference` without the copy in float32: every step rounds to x's dtype."""
+    dtype = x.dtype
+    h = x if pre is None else x + _over_pixels(pre, dtype)
+    h = torch.group_norm(h, num_groups, weight.to(dtype), bias.to(dtype), eps).to(dtype)
+    if scale is not None and shift is not None:
+        h = torch.addcmul(_over_pixels(shift, dtype), h, 1 + _over_pixels(scale, dtype))
+    elif scale is not None:
+        h = h * (1 + _over_pixels(scale, dtype))
+    elif shift is not None:
+        h = h + _over_pixels(shift, dtype)
+    return F.silu(h) if act else h
+
+
+def _over_pixels(values: Tensor, dtype: torch.dtype) -> Tensor:
+    return values.to(dtype)[:, :, None, None]
+
+
+def check(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    scale: Factor = None,
+    shift: Factor = None,
+    pre: Factor = None,
+    act: bool = False,
+) -> None:
+    """Raises ValueError unless the arguments fit together."""
+    if x.ndim != 4 or not x.is_floating_point():
+        raise ValueError(
+            f"x is {x.dtype} of shape {tuple(x.shape)}; it must be (batch, channels, H, W), floating"
+        )
+    batch, channels = x.shape[:2]
+    if num_groups < 1 or channels % num_groups:
+        raise ValueError(f"{channels} channels do not divide into {num_groups} groups")
+    if not eps >= 0:
+        raise ValueError(f"eps is {eps}; it must not be negative")
+    for name, vector in (("weight", weight), ("bias", bias)):
+        if vector.shape != (channels,):
+            raise ValueError(f"{name} has shape {tuple(vector.shape)}; it must be ({channels},)")
+    for name, row in (("scale", scale), ("shift", shift), ("pre", pre)):
+        if row is not None and row.shape not in ((batch, channels), (1, channels)):
+            raise ValueError(
+                f"{name} has shape {tuple(row.shape)}; it must be ({batch} or 1, {channels})"
+            )
+    names = ("weight", "bias", "scale", "shift", "pre")
+    for name, values in zip(names, (weight, bias, scale, shift, pre)):
+        if values is not None and values.dtype not in (torch.float32, x.dtype):
+            raise ValueError(f"{name} is {values.dtype}; it must be torch.float32 or {x.dtype}")
+
+
+def unsupported(backend: str, x: Tensor, *args: Any, **kwargs: Any) -> str | None:
+    """Reason why the native kernels cannot run this call, or None."""
+    if backend != "native":
+        return None
+    if x.is_cuda:
+        return "native has no group norm on CUDA"
+    if x.dtype not in NATIVE_DTYPES:
+        return f"native computes in float32, which a {x.dtype} x does not allow"
+    if not same_dense_layout(x):
+        return "native needs an x that is contiguous or channels-last"
+    return None
+
+
+def example(
+    *,
+    shape: tuple[int, int, int, int],
+    groups: int = 2,
+    dtype: torch.dtype = torch.float32,
+    factors: torch.dtype = torch.float32,
+    modulated: bool = True,
+    pre: bool = False,
+    act: bool = True,
+    eps: float = 1e-5,
+    channels_last: bool = True,
+    device: str = "cpu",
+    seed: int = 0,
+) -> Call:
+    """Arguments of one call: images of `shape` in `dtype`, the rest in `factors`."""
+    draw = Draw(seed, device, channels_last)
+    x = draw.normal(*shape, dtype=dtype, scale=2.0) + 1.5
+    weight, bias = (draw.normal(shape[1], dtype=factors) for _ in range(2))
+    rows = [draw.normal(*shape[:2], dtype=factors, scale=0.5) for _ in range(3)]
+    scale, shift = rows[:2] if modulated else (None, None)
+    return (x, groups, weight, bias, eps, scale, shift, rows[2] if pre else None, act), {}
+
+
+BFLOAT, HALF = {"dtype": torch.bfloat16}, {"dtype": torch.float16}
+CASES: list[dict[str, Any]] = [
+    {"shape": (2, 6, 5, 7), "groups": 3},
+    {"shape": (3, 12, 4, 3), "groups": 4, "pre": True, **BFLOAT, "factors": torch.bfloat16},
+    {"shape": (2, 36, 3, 3), "groups": 2, "pre": True, **HALF, "factors": torch.float16},
+    {"shape": (0, 4, 2, 2)},
+    {"shape": (1, 192, 9, 8), "groups": 32, "modulated": False},
+    {"shape": (2, 24, 9, 8), "groups": 4, "pre": True, "channels_last": False},
+    {"shape": (2, 96, 5, 3), "groups": 1, **BFLOAT, "channels_last": False},
+    {"shape": (3, 64, 8, 8), "groups": 32, **BFLOAT},
+    {"shape": (2, 15, 9, 9), "groups": 5, **HALF, "act": False, "channels_last": False},
+    {"shape": (2, 10, 16, 17), "groups": 10, "act": False, "pre": True, "modulated": False},
+    {"shape": (5, 8, 1, 1), "groups": 2, "pre": True},
+    {"shape": (1, 1, 3, 5), "groups": 1},
+    {"shape": (1, 2, 1, 1), "groups": 2},
+    {"shape": (2, 4, 3, 3), "dtype": torch.float64, "factors": torch.float64, "pre": True},
+]
+BENCH: list[dict[str, Any]] = [
+    {"shape": (128, 64, 8, 8), "groups": 16, **BFLOAT, "factors": torch.bfloat16},
+    {"shape": (128, 64, 8, 8), "groups": 16},
+    {"shape": (128, 128, 4, 4), "groups": 32, **BFLOAT, "factors": torch.bfloat16},
+    {"shape": (128, 128, 4, 4), "groups": 32},
+    {"shape": (8, 256, 32, 32), "groups": 32, **BFLOAT, "factors": torch.bfloat16},
+    {"shape": (8, 256, 32, 32), "groups": 32},
+]
+
+group_norm = Op(
+    "group_norm",
+    reference,
+    torch=torch_group_norm,
+    native=native_group_norm,
+    check=check,
+    unsupported=unsupported,
+    registered=registered,
+    differentiable=True,
+    example=example,
+    cases=CASES,
+    bench=BENCH,
+)

@@ -1,0 +1,102 @@
+"""The residual block."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from ctm_fast.models.blocks import BlockStyle, ResBlock
+from tests.models import reference
+
+STYLE = BlockStyle(
+    emb_channels=6,
+    dropout=0.0,
+    skip_scale=0.5**0.5,
+    eps=1e-6,
+    min_group=4,
+    adaptive_scale=False,
+    resample_filter=(1, 1),
+    resample_proj=True,
+    channels_per_head=0,
+    destination=True,
+)
+
+
+def block(style=STYLE, inner=8, outer=16, seed=0, **options):
+    layer = ResBlock(inner, outer, style, **options).double()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+    return layer
+
+
+def draw(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def published(layer, rename):
+    """The block's state as NVlabs/edm names it; one head has rows (dim, {q, k, v})."""
+    state = {}
+    for name, value in layer.state_dict().items():
+        if ".qkv." in f".{name}":
+            value = value.reshape(3, -1, *value.shape[1:]).transpose(0, 1).reshape(value.shape)
+        state[f"{rename}.{name}".replace("_to.", "_s.")] = value
+    return state
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("taps", [(1, 1), (1, 3, 3, 1)])
+@pytest.mark.parametrize("change", ["", "up", "down"])
+@pytest.mark.parametrize("destination", [False, True])
+def test_block_equals_its_formula(adaptive, taps, change, destination):
+    style = dataclasses.replace(STYLE, adaptive_scale=adaptive, resample_filter=taps)
+    layer = block(style, attention=True, **({change: True} if change else {}))
+    x, emb, to = draw(3, 8, 4, 6), draw(3, 6, seed=1), draw(3, 6, seed=2)
+    options = {"eps": 1e-6, "taps": taps, "adaptive": adaptive, "head": 0, "scale": 0.5**0.5}
+    name = f"8x8_{change or 'block0'}"
+    state = published(layer, name)
+    expected = reference.edm_block(state, name, x, emb, to if destination else None, options)
+    found = layer(x, emb, to if destination else None)
+    assert torch.allclose(found, expected, rtol=1e-6, atol=1e-6)
+    with torch.no_grad():
+        assert torch.allclose(layer(x, emb, to if destination else None), found, rtol=1e-12)
+
+
+def test_one_embedding_row_serves_the_batch():
+    layer, x, emb = block(), draw(3, 8, 4, 4), draw(1, 6, seed=1)
+    assert torch.allclose(layer(x, emb), layer(x, emb.expand(3, -1)), rtol=1e-12)
+
+
+def test_input_is_left_alone():
+    layer, x, emb = block(outer=8, attention=True), draw(3, 8, 4, 4), draw(3, 6, seed=1)
+    before = x.clone()
+    with torch.no_grad():
+        layer(x, emb)
+    assert torch.equal(x, before)
+
+
+def test_backward_hooks_on_layers_work():
+    layer, seen = block(), []
+    layer.conv1.register_full_backward_hook(lambda module, inputs, outputs: seen.append(outputs))
+    layer(draw(1, 8, 4, 4).requires_grad_(), draw(1, 6)).sum().backward()
+    assert len(seen) == 1
+
+
+def test_dropout_only_in_training():
+    layer = block(dataclasses.replace(STYLE, dropout=0.5))
+    x, emb = draw(3, 8, 4, 4), draw(3, 6, seed=1)
+    assert not torch.equal(layer(x, emb), layer(x, emb))
+    layer.eval()
+    assert torch.equal(layer(x, emb), layer(x, emb))
+
+
+@pytest.mark.parametrize("channels_per_head", [32, 12])
+def test_heads_must_divide_the_channels(channels_per_head):
+    style = dataclasses.replace(STYLE, channels_per_head=channels_per_head)
+    with pytest.raises(
+        ValueError, match=f"16 channels does not divide into heads of {channels_per_head}"
+    ):
+        ResBlock(8, 16, style, attention=True)
+    assert ResBlock(8, 16, style, attention=False).num_heads == 0

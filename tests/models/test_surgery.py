@@ -1,0 +1,74 @@
+"""Students made from teachers."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from ctm_fast.denoiser import Denoiser
+from ctm_fast.models import net_from_config, student_from
+from ctm_fast.precond import EDM, Preconditioning
+from tests.models.tiny import ADM, SONG, inputs, randomised
+
+FOURIER = dataclasses.replace(SONG, embedding="fourier")
+each = pytest.mark.parametrize("config", [SONG, FOURIER, ADM], ids=["song", "fourier", "adm"])
+
+
+@each
+def test_same_names_are_copied_and_the_rest_is_new(config):
+    teacher = Denoiser(randomised(config), Preconditioning(EDM(0.7)), sigma_min=0.01, sigma_max=9)
+    student = student_from(teacher, seed=5)
+    fresh = net_from_config(student.net.config, seed=5).double().state_dict()
+    own, old = student.net.state_dict(), teacher.net.state_dict()
+    new = {name for name in own if "_to." in name}
+    assert set(own) - new == set(old) - {"map_augment.weight"}
+    for name, value in own.items():
+        assert torch.equal(value, fresh[name] if name in new else old[name]), name
+        if name in new and name.endswith("weight"):
+            assert value.any()
+
+
+@each
+def test_settings_are_the_teachers(config):
+    teacher = Denoiser(randomised(config), Preconditioning(EDM(0.7)), sigma_min=0.01, sigma_max=9)
+    student = student_from(teacher)
+    assert student.kind == "trajectory" and student.precond == teacher.precond
+    assert (student.sigma_min, student.sigma_max) == (0.01, 9)
+    assert student.training and student.net.training
+    assert all(p.requires_grad and p.dtype == torch.float64 for p in student.parameters())
+    assert student.net.config == dataclasses.replace(config, destination=True, augment_dim=0)
+
+
+def test_without_the_new_layers_the_student_is_the_teacher():
+    teacher = Denoiser(randomised(ADM))
+    student = student_from(teacher).eval()
+    given = inputs(ADM)
+    x, sigma, labels = given["x"], given["c_noise"].exp(), given["classes"]
+    assert not torch.allclose(student(x, sigma, labels), teacher(x, sigma, labels), rtol=1e-4)
+    with torch.no_grad():
+        for name, parameter in student.net.named_parameters():
+            if "affine_to" in name:
+                parameter.zero_()
+    assert torch.allclose(student(x, sigma, labels), teacher(x, sigma, labels), rtol=1e-10)
+
+
+def test_teacher_is_not_touched():
+    teacher = Denoiser(randomised(SONG))
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    student = student_from(teacher)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(before[k], v) for k, v in teacher.state_dict().items())
+
+
+def test_students_differ_by_seed():
+    teacher = Denoiser(randomised(SONG))
+    a, b = (student_from(teacher, seed=s).net.map_layer0_to.weight for s in (0, 1))
+    assert not torch.equal(a, b)
+
+
+def test_foreign_networks_are_refused():
+    with pytest.raises(ValueError, match="got Linear"):
+        student_from(Denoiser(nn.Linear(2, 2)))

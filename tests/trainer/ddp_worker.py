@@ -1,0 +1,101 @@
+"""What two processes do in test_distributed.py: python -m tests.trainer.ddp_worker OUT.
+
+Every process writes OUT/<check>-<rank>.txt: "ok", or what it raised.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from tests.trainer import tiny
+
+RUN = dict(batch_size=8, steps=3, microbatch=3, log_every=1)
+
+
+def same_as_one_process(out: Path, rank: int) -> None:
+    """Weights and log of three steps; a student that differs between the processes at first."""
+    student = tiny.denoiser(seed=rank)
+    student.net.unused = torch.nn.Linear(2, 2)
+    run = tiny.trainer(student=student, out=out / "two", **RUN)
+    run.fit()
+    save_file(tiny.weights(run.ema), out / f"weights-{rank}.safetensors")
+
+
+def resumed(out: Path, rank: int) -> None:
+    """Continue the run of `same_as_one_process` by one step."""
+    student = tiny.denoiser()
+    student.net.unused = torch.nn.Linear(2, 2)
+    run = tiny.trainer(student=student, out=out / "two", **RUN)
+    assert run.step == 3
+    run.fit(4)
+
+
+def different_configuration(out: Path, rank: int) -> None:
+    """One process has another learning rate."""
+    tiny.trainer(lr=1e-2 * (rank + 1))
+
+
+def bad_loss(out: Path, rank: int) -> None:
+    """A loss that becomes NaN on one process only."""
+    objective = tiny.FailingRow(row=0 if rank == 1 else None)
+    tiny.trainer(objective, out=out / "bad").fit()
+
+
+def disk_full(out: Path, rank: int) -> None:
+    """The first process cannot write."""
+    (out / "full").touch()
+    tiny.trainer(out=out / "full")
+
+
+def failing_callback(out: Path, rank: int) -> None:
+    """A callback, which only the first process calls, raises."""
+
+    def fail(trainer: object, step: int) -> None:
+        raise KeyError("preview")
+
+    tiny.trainer(steps=2, preview_every=1, callbacks=[fail]).fit()
+
+
+def stopped(out: Path, rank: int) -> None:
+    """One process is asked to stop in the middle."""
+
+    class Stopping(tiny.FailingRow):
+        def prepare(self, batch: object, models: object, progress: float = 0.0) -> None:
+            if rank == 1 and progress >= 0.5:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    tiny.trainer(Stopping(), out=out / "stopped", steps=100).fit()
+
+
+CHECKS: tuple[Callable[[Path, int], None], ...] = (
+    same_as_one_process,
+    resumed,
+    different_configuration,
+    bad_loss,
+    disk_full,
+    failing_callback,
+    stopped,
+)
+
+
+def main(out: Path) -> None:
+    """All checks, one after the other, on the same processes."""
+    rank = int(os.environ["RANK"])
+    for check in CHECKS:
+        try:
+            check(out, rank)
+            text = "ok"
+        except (Exception, SystemExit) as error:
+            text = f"{type(error).__name__}: {error}"
+        (out / f"{check.__name__}-{rank}.txt").write_text(text)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,84 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ctm_fast.trainer import World
+from ctm_fast.trainer.distributed import check_same, from_first, raise_together, start
+from tests.trainer import processes, tiny
+from tests.trainer.ddp_worker import RUN
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """Folder with the results of `ddp_worker` on two processes under torchrun."""
+    out = tmp_path_factory.mktemp("two_processes")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    with processes.program(*launcher, "-m", "tests.trainer.ddp_worker", str(out)) as process:
+        status, output = processes.finished(process)
+    assert status == 0, output
+    return out
+
+
+def results(out, check):
+    return [(out / f"{check}-{rank}.txt").read_text() for rank in (0, 1)]
+
+
+def test_two_processes_do_what_one_does_with_the_whole_batch(two_processes, tmp_path):
+    assert results(two_processes, "same_as_one_process") == ["ok", "ok"]
+    run = tiny.trainer(**RUN, out=tmp_path)
+    run.fit()
+    first, second = (load_file(two_processes / f"weights-{rank}.safetensors") for rank in (0, 1))
+    for name, value in tiny.weights(run.ema).items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-6)
+    logs = [folder / "log.jsonl" for folder in (two_processes / "two", tmp_path)]
+    two, one = ([json.loads(line) for line in path.read_text().splitlines()] for path in logs)
+    assert [entry["step"] for entry in two] == [1, 2, 3, 4]
+    for own, other in zip(one, two):
+        for key in ("loss", "weight", "term_grad_norm"):
+            assert other[key] == pytest.approx(own[key], rel=1e-4)
+
+
+def test_two_processes_resume(two_processes):
+    assert results(two_processes, "resumed") == ["ok", "ok"]
+    names = sorted(path.name for path in (two_processes / "two" / "checkpoints").iterdir())
+    assert names == ["step-00000003.safetensors", "step-00000004.safetensors"]
+
+
+def test_configurations_have_to_agree(two_processes):
+    for text in results(two_processes, "different_configuration"):
+        assert text.startswith("ValueError: the run's configuration differs between processes")
+
+
+def test_a_bad_loss_on_one_process_stops_all(two_processes):
+    for text in results(two_processes, "bad_loss"):
+        assert text.startswith("NonFiniteLoss: the loss of 'dsm' at step 3")
+
+
+def test_an_error_on_the_first_process_stops_all(two_processes):
+    first, second = results(two_processes, "disk_full")
+    assert first.startswith("ValueError: cannot make the run folder")
+    assert second.startswith("RuntimeError: process 0 stopped: ValueError: cannot make")
+    first, second = results(two_processes, "failing_callback")
+    assert first == "KeyError: 'preview'"
+    assert "process 0 stopped: KeyError: 'preview'" in second
+
+
+def test_a_signal_to_one_process_stops_all_at_the_same_step(two_processes):
+    assert results(two_processes, "stopped") == ["SystemExit: 143"] * 2
+    checkpoints = list((two_processes / "stopped" / "checkpoints").iterdir())
+    assert len(checkpoints) == 1
+    assert checkpoints[0].name in ("step-00000051.safetensors", "step-00000052.safetensors")
+
+
+def test_one_process_needs_no_launcher(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert start() == World(0, 1)
+    assert World().first
+    assert from_first(World(), 5) == 5
+    check_same(World(), "anything", object())
+    raise_together(World(), None)
+    with pytest.raises(KeyError):
+        raise_together(World(), KeyError("own"))
