@@ -22,7 +22,9 @@ def per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
     Raises:
         ValueError: unless `sigma` is a number or has one entry, or one per image.
     """
-    levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    if not isinstance(sigma, Tensor):
+        return x.new_full((len(x),), sigma)
+    levels = sigma.to(device=x.device, dtype=x.dtype)
     if levels.numel() == 1:
         return levels.reshape(1).expand(len(x))
     if levels.shape != (len(x),):

@@ -173,7 +173,6 @@ CASES: list[dict[str, Any]] = [
     {"shape": (5, 8, 1, 1), "groups": 2, "pre": True},
     {"shape": (1, 1, 3, 5), "groups": 1},
     {"shape": (1, 2, 1, 1), "groups": 2},
-    {"shape": (2, 4, 3, 3), "dtype": torch.float64, "factors": torch.float64, "pre": True},
 ]
 BENCH: list[dict[str, Any]] = [
     {"shape": (128, 64, 8, 8), "groups": 16, **BFLOAT, "factors": torch.bfloat16},

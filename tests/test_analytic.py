@@ -14,19 +14,16 @@ def test_gaussian(source, case):
     tensors, meta = load("analytic_gaussian", source)
     t, s, x_t = tensors["t"], tensors["s"], tensors[f"x_t_{case}"]
     data = Gaussian(tensors[f"mu_{case}"], float(tensors[f"sd_{case}"]))
-    for name, row in (
-        ("denoised", data),
-        ("score", data.score),
-        ("logp_t", data.log_prob),
-        ("x_s", lambda x, t: data.jump(x, t, level)),
-        ("g", lambda x, t: data.g(x, t, level)),
+    levels = list(zip(x_t, t, s, strict=True))
+    for name, rows in (
+        ("denoised", [data(x, start) for x, start, _ in levels]),
+        ("score", [data.score(x, start) for x, start, _ in levels]),
+        ("logp_t", [data.log_prob(x, start) for x, start, _ in levels]),
+        ("x_s", [data.jump(x, start, end) for x, start, end in levels]),
+        ("g", [data.g(x, start, end) for x, start, end in levels]),
     ):
-        rows = []
-        for x, start, level in zip(x_t, t, s, strict=True):
-            rows.append(row(x, start))
-        assert_within(
-            torch.stack(rows), tensors[f"{name}_{case}"], tolerance(meta, f"{name}_{case}")
-        )
+        recorded = f"{name}_{case}"
+        assert_within(torch.stack(rows), tensors[recorded], tolerance(meta, recorded))
 
 
 def mixture(tensors):

@@ -147,7 +147,7 @@ def test_kinds():
         Denoiser(ConstantNet(), kind="trajectory")
     with pytest.raises(ValueError, match=r"unknown kind 'ctm'; choose from"):
         Denoiser(ConstantNet(), kind="ctm")
-    with pytest.raises(ValueError, match="sigma_max=0.001"):
+    with pytest.raises(ValueError, match=r"sigma_max=0\.001"):
         Denoiser(ConstantNet(), sigma_max=0.001)
 
 

@@ -85,9 +85,8 @@ def test_interleaved_halves_are_the_same_draws_in_another_order():
 @pytest.mark.parametrize("name", DENSITIES.names())
 def test_every_density(name):
     density = DENSITIES[name]()
-    single, double = (
-        density.sample(7, stream(6), dtype) for dtype in (torch.float32, torch.double)
-    )
+    single = density.sample(7, stream(6))
+    double = density.sample(7, stream(6), torch.float64)
     assert single.shape == (7,) and single.dtype == torch.float32
     assert torch.equal(single, double.float())
     assert bool((double > 0).all())
@@ -102,7 +101,7 @@ def test_inadmissible_parameters():
         with pytest.raises(ValueError, match="P_std must be positive, got 0"):
             density(P_std=0)
     for density in (KarrasUniform, HalfLogNormal):
-        with pytest.raises(ValueError, match="low=0.0, high=1.5"):
+        with pytest.raises(ValueError, match=r"low=0\.0, high=1\.5"):
             density(high=1.5)
         with pytest.raises(ValueError, match="sigma_min=100"):
             density(sigma_min=100)

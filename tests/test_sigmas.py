@@ -95,7 +95,7 @@ def test_range_needs_low_below_high():
         SigmaRange(2.0, 2.0)
     with pytest.raises(ValueError, match=r"low=-1"):
         SigmaRange(-1, 2.0)
-    with pytest.raises(ValueError, match="low=3.0, high=1.0"):
+    with pytest.raises(ValueError, match=r"low=3\.0, high=1\.0"):
         partition([3.0, 1.0])
     with pytest.raises(ValueError, match="at least two boundaries"):
         partition([1.0])

@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
+from dataclasses import dataclass
 
 import torch
 
@@ -76,6 +77,15 @@ def availability(device: str) -> list[tuple[str, str, str]]:
             taken = "available, taken by auto" if backend == chosen else "available"
             rows.append((name, backend, reason or taken))
     return rows
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Print versions, the built native parts, and which backend every op can use, or why not."""
+
+    def run(self) -> int:
+        """Print the report; returns 0."""
+        return run()
 
 
 def run() -> int:

@@ -61,7 +61,7 @@ def from_published(state: Mapping[str, Tensor], config: Config, layout: str) -> 
     if missing or left_over:
         raise ValueError(
             f"not the {layout!r} state of this network: missing {_few(missing)}, "
-            f"left over {_few(left_over)}"
+            f"left over {_few(left_over)}{_hint(names, missing, left_over)}"
         )
     for name in set(constants) & set(state):
         expected = constants[name]
@@ -144,6 +144,18 @@ def _shaped(value: Tensor, shape: torch.Size, name: str) -> Tensor:
     if value.shape != shape:
         raise ValueError(f"{name} has shape {tuple(value.shape)}; the network has {tuple(shape)}")
     return value
+
+
+def _hint(names: Mapping[str, str], missing: list[str], left_over: list[str]) -> str:
+    destination = {published for name, published in names.items() if "_to." in name}
+    if destination and destination <= set(missing):
+        return (
+            ". The state has no destination embedding: it is a denoiser or a consistency model, "
+            "not a trajectory model"
+        )
+    if not destination and any("_s." in name for name in left_over):
+        return ". The state has a destination embedding: its network has destination=True"
+    return ""
 
 
 def _few(names: list[str]) -> str:

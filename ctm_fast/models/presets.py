@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from ..registry import fields_from_json, fields_to_json
 from .configs import ADMConfig, Config, SongConfig
 from .unet import UNet
 from .unet_adm import ADMUNet
@@ -95,10 +96,12 @@ def net_from_config(config: Config, *, seed: int = 0) -> UNet:
 
 
 def config_to_json(config: Config) -> dict[str, Any]:
-    """JSON form of a configuration, read back by `net_from_json`."""
-    fields = dataclasses.asdict(config)
-    plain = {key: list(v) if isinstance(v, tuple) else v for key, v in fields.items()}
-    return {"family": _family(config), **plain}
+    """JSON form of a configuration, read back by `net_from_json`.
+
+    Raises:
+        ValueError: if it is not a configuration of a network.
+    """
+    return {"family": _family(config), **fields_to_json(config)}
 
 
 def config_from_json(data: Mapping[str, Any]) -> Config:
@@ -111,12 +114,7 @@ def config_from_json(data: Mapping[str, Any]) -> Config:
     family = fields.pop("family", None)
     if family not in FAMILIES:
         raise ValueError(f"unknown network family {family!r}; choose from {sorted(FAMILIES)}")
-    cls = FAMILIES[family][0]
-    known = {field.name for field in dataclasses.fields(cls)}
-    unknown = sorted(set(fields) - known)
-    if unknown:
-        raise ValueError(f"unknown fields {unknown} for network family {family!r}")
-    return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
+    return fields_from_json(FAMILIES[family][0], fields, f"network family {family!r}")
 
 
 def net_from_json(data: Mapping[str, Any]) -> UNet:

@@ -189,8 +189,12 @@ def heun_solve(
         now = to
     if not ragged:
         return x
-    joined = torch.cat([x, *(_as(x, rest) for rest in reversed(done))])
-    return joined[torch.empty_like(rows).scatter_(0, rows, torch.arange(len(rows)).to(rows))]
+    last = x.ndim == 4 and not x.is_contiguous()
+    layout = torch.channels_last if last else torch.contiguous_format
+    joined = torch.cat([part.contiguous(memory_format=layout) for part in (x, *reversed(done))])
+    result = torch.empty_like(joined)
+    result[rows] = joined
+    return result
 
 
 def _network_dtype(denoiser: Any, x: Tensor) -> torch.dtype:

@@ -119,10 +119,15 @@ def test_left_over_missing_and_misshapen_are_named():
                       if k != "map_label.bias"}, SONG, "edm")  # fmt: skip
 
 
-def test_a_network_without_destination_is_not_read_as_one_with():
-    published = to_published(net_from_config(ADM).state_dict(), ADM, "adm")
-    with pytest.raises(ValueError, match="missing .*time_embed_s"):
-        from_published(published, dataclasses.replace(ADM, destination=True), "adm")
+@pytest.mark.parametrize(("config", "layout"), [(ADM, "adm"), (ADM, "edm"), (SONG, "edm")])
+def test_states_with_and_without_destination_are_not_mixed_up(config, layout):
+    student = dataclasses.replace(config, destination=True)
+    plain = to_published(net_from_config(config).state_dict(), config, layout)
+    with pytest.raises(ValueError, match="no destination embedding: it is a denoiser"):
+        from_published(plain, student, layout)
+    jumps = to_published(net_from_config(student).state_dict(), student, layout)
+    with pytest.raises(ValueError, match="its network has destination=True"):
+        from_published(jumps, config, layout)
 
 
 def test_filters_are_checked_but_may_be_absent():

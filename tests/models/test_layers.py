@@ -77,8 +77,8 @@ def test_norm_keeps_its_accuracy_where_the_mean_is_large(offset, with_bias):
     found = norm_act(x, norm, bias=bias, act=False)
     start = x.double() if bias is None else x.double() + bias.double()[:, :, None, None]
     exact = norm_act(start, norm.double(), act=False)
-    # Rounding of the input itself is relative to its size.
-    assert (found - exact).abs().max() < 5e-7 * (1 + offset)
+    # Without centring the error is 1e-4 at offset 10 and 1e-2 at offset 100.
+    assert (found - exact).abs().max() < 2e-6 * (1 + offset)
 
 
 def test_centring_takes_no_part_in_gradients():

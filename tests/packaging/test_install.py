@@ -86,7 +86,7 @@ def test_editable(tmp_path: Path) -> None:
     python = environment(tmp_path / "environment")
     cuda = "on" if shutil.which("nvcc") and HAS_COMPILER else "off"
     pip(python, "install", "-e", source, CTM_FAST_CUDA=cuda, CTM_FAST_CUDA_ARCHS="90")
-    for folder in ("/", source, source / "csrc"):
+    for folder in ("/", source):
         package, op_file, version, absent = run(python, "-c", USE, cwd=folder).strip().split("|")
         assert Path(package) == source / "ctm_fast" / "__init__.py"
         assert Path(op_file) == source / "kernels" / "op.py"

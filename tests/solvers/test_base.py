@@ -148,7 +148,7 @@ def test_inadmissible_levels(sigmas, message):
 
 
 def test_half_precision_state_is_refused():
-    with pytest.raises(ValueError, match="float32 or float64, got torch.bfloat16"):
+    with pytest.raises(ValueError, match=r"float32 or float64, got torch\.bfloat16"):
         solve(DATA, noisy(2).bfloat16(), [2.0, 1.0])
 
 

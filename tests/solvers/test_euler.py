@@ -1,6 +1,7 @@
 """Euler's method."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def test_published_errors():
 
 def test_order_one():
     errors = [relative_error(n) for n in (80, 160, 320)]
-    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    orders = [math.log2(a / b) for a, b in pairwise(errors)]
     assert all(0.95 < order < 1.05 for order in orders) and Euler.order == 1
 
 

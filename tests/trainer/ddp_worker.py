@@ -44,8 +44,15 @@ def different_configuration(out: Path, rank: int) -> None:
 
 def bad_loss(out: Path, rank: int) -> None:
     """A loss that becomes NaN on one process only."""
-    objective = tiny.FailingRow(row=0 if rank == 1 else None)
-    tiny.trainer(objective, out=out / "bad").fit()
+
+    class Bad(tiny.DSM):
+        def loss(self, term: str, batch: object, models: object, progress: float = 0.0) -> object:
+            factor = torch.ones(len(batch))
+            if rank == 1 and progress >= 0.5:
+                factor[0] = float("nan")
+            return factor * super().loss(term, batch, models, progress)
+
+    tiny.trainer(Bad(), out=out / "bad").fit()
 
 
 def disk_full(out: Path, rank: int) -> None:
@@ -66,7 +73,7 @@ def failing_callback(out: Path, rank: int) -> None:
 def stopped(out: Path, rank: int) -> None:
     """One process is asked to stop in the middle."""
 
-    class Stopping(tiny.FailingRow):
+    class Stopping(tiny.DSM):
         def prepare(self, batch: object, models: object, progress: float = 0.0) -> None:
             if rank == 1 and progress >= 0.5:
                 os.kill(os.getpid(), signal.SIGTERM)

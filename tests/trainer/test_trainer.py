@@ -28,7 +28,7 @@ def test_fit_counts_all_steps():
 def test_training_reduces_the_loss():
     run = tiny.trainer(DSM(), steps=300, log_every=50, lr=3e-2, optimizer="adam", batch_size=24)
     first = run.fit(50).loss["dsm"]
-    assert run.fit(300).loss["dsm"] < 0.9 * first
+    assert run.fit(300).loss["dsm"] < 0.95 * first
 
 
 @pytest.mark.parametrize("microbatch", [4, 3, 1])
@@ -57,14 +57,11 @@ def test_precision_sets_the_compute_dtype_and_leaves_the_teacher():
     assert {weight.dtype for weight in run.student.parameters()} == {torch.float32}
     full = tiny.trainer(steps=2)
     run.fit(), full.fit()
-    change = {
-        name: float((value - tiny.denoiser().state_dict()[name]).abs().max())
-        for name, value in full.student.named_parameters()
-    }
-    for name, value in full.student.named_parameters():
-        other = run.student.state_dict()[name]
-        assert not torch.equal(other, value)
-        assert float((other - value).detach().abs().max()) < 2.5 * change[name] + 1e-6
+    start, half = tiny.weights(tiny.denoiser()), tiny.weights(run.student)
+    for name, value in tiny.weights(full.student).items():
+        if "scale" not in name:
+            assert not torch.equal(half[name], value)
+            assert (half[name] - value).norm() < 0.5 * (value - start[name]).norm()
 
 
 def test_without_averages_the_student_is_the_model():
@@ -85,9 +82,11 @@ def test_callbacks_are_called_on_time_and_at_the_end():
 
 
 def test_the_global_random_state_is_left_alone():
+    student = tiny.denoiser(dropout=0.5)
+    teacher = tiny.denoiser(destination=False)
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    tiny.trainer(dropout=0.5, steps=2).fit()
+    tiny.trainer(student=student, teacher=teacher, steps=2).fit()
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -90,18 +90,3 @@ class Failing(DSM):
             return loss * float("nan")
         zero = loss - loss.detach()
         return loss.detach() + zero.abs().sqrt()
-
-
-@dataclasses.dataclass(frozen=True)
-class FailingRow(DSM):
-    """DSM that is NaN for one row of the batch from the middle of the training on."""
-
-    row: int | None = None  # row of this process's share
-
-    def loss(self, term: str, batch: Batch, models: Models, progress: float = 0.0) -> Tensor:
-        loss = super().loss(term, batch, models, progress)
-        if self.row is None or progress < 0.5:
-            return loss
-        factor = torch.ones_like(loss)
-        factor[self.row] = float("nan")
-        return loss * factor
