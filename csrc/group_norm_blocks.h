@@ -2,7 +2,7 @@
 #pragma once
 
 #include <algorithm>
-#include <vector>
+#include <memory>
 
 #include "group_norm.h"
 #include "group_norm_rows.h"
@@ -12,76 +12,88 @@ namespace ctm_fast {
 using Int = std::int64_t;
 
 constexpr Int kBlock = 2048;  // floats of one block: a few fit into the L1 cache
-constexpr Int kSpan = 64;     // a channel of a contiguous image is rows of this width
+constexpr Int kSpan = 64;     // width of the rows that a large contiguous image is cut into
 
 // Channels [first, first + count) of one sample, all channels of some groups.
 struct Part {
   Int sample, first, count;
 };
 
-// Rows of x inside a part. Columns are the part's channels if channels_last; else every column is
-// channel `channel` of the part.
+// Rows of x inside a part; its columns are `run` columns for each of `channels` channels of the
+// part, from `channel` on.
 struct Block {
-  Int channel, offset, stride;
+  Int channel, channels, run;
+  Int offset, stride;
   Size size;
 };
 
+// Depends on the shape alone, so that sums do not depend on how a sample is cut into parts.
 inline Int rows_per_block(const GroupNorm& op) {
-  const Int width = op.channels_last ? op.channels : kSpan;
-  return std::min<Int>(std::max<Int>(kBlock / width, 4), 64);
+  if (!op.channels_last) return kBlock / kSpan;
+  return std::min<Int>(std::max<Int>(kBlock / op.channels, 4), 64);
 }
 
 template <class Visit>
 void each_block(const GroupNorm& op, const Part& part, Visit visit) {
-  const Int base = part.sample * op.channels * op.pixels, step = rows_per_block(op);
+  const Int pixels = op.pixels, step = rows_per_block(op);
+  const Int base = part.sample * op.channels * pixels;
   if (op.channels_last) {
-    for (Int r = 0; r < op.pixels; r += step) {
-      const Size size{std::min(step, op.pixels - r), part.count};
-      visit(Block{0, base + r * op.channels + part.first, op.channels, size});
+    for (Int r = 0; r < pixels; r += step) {
+      const Int start = base + r * op.channels + part.first;
+      const Size size{std::min(step, pixels - r), part.count};
+      visit(Block{0, part.count, 1, start, op.channels, size});
     }
-    return;
-  }
-  const Int rows = op.pixels / kSpan, rest = op.pixels % kSpan;
-  for (Int c = 0; c < part.count; ++c) {
-    const Int start = base + (part.first + c) * op.pixels;
-    for (Int r = 0; r < rows; r += step)
-      visit(Block{c, start + r * kSpan, kSpan, {std::min(step, rows - r), kSpan}});
-    if (rest > 0) visit(Block{c, start + rows * kSpan, rest, {1, rest}});
+  } else if (pixels <= kBlock / 2) {
+    const Int channels = kBlock / pixels;
+    for (Int c = 0; c < part.count; c += channels) {
+      const Int some = std::min(channels, part.count - c), width = some * pixels;
+      visit(Block{c, some, pixels, base + (part.first + c) * pixels, width, {1, width}});
+    }
+  } else {
+    const Int rows = pixels / kSpan, rest = pixels % kSpan;
+    for (Int c = 0; c < part.count; ++c) {
+      const Int start = base + (part.first + c) * pixels;
+      for (Int r = 0; r < rows; r += step)
+        visit(Block{c, 1, kSpan, start + r * kSpan, kSpan, {std::min(step, rows - r), kSpan}});
+      if (rest > 0) visit(Block{c, 1, rest, start + rows * kSpan, rest, {1, rest}});
+    }
   }
 }
 
-// Rows of a Scratch. The four from kSpread on hold one channel's coefficients, kSpan times.
-enum { kWeight, kBias, kScale, kShift, kPre, kCenter, kA, kB, kP, kQ, kFirst, kSecond, kSpread };
+// What one thread works in. Nothing is initialised.
+class Scratch {
+ public:
+  // Blocks of a matrix, of coefficients spread over columns, of sums of columns.
+  enum { kData, kSpread = 3, kSums = 7, kBlocks = 9 };
+  // Values of every channel.
+  enum { kWeight, kBias, kScale, kShift, kPre, kCenter, kA, kB, kP, kQ, kUnused, kRows };
+  enum { kFirst, kSecond, kMean, kRstd, kTotals };
 
-// What one thread works in.
-struct Scratch {
   explicit Scratch(const GroupNorm& op)
-      : width(std::max(op.channels, kSpan)),
-        block(rows_per_block(op) * (op.channels_last ? op.channels : kSpan)),
-        floats(3 * block + (kSpread + 4) * width),
-        doubles(3 * width) {}
+      : block_(std::max(rows_per_block(op) * (op.channels_last ? op.channels : kSpan), kBlock)),
+        channels_(op.channels),
+        floats_(new float[kBlocks * block_ + kRows * channels_]),
+        doubles_(new double[kTotals * channels_]) {}
 
-  float* block_of(int i) { return floats.data() + i * block; }
-  float* row(int i) { return floats.data() + 3 * block + i * width; }
-  double* total(int i) { return doubles.data() + i * width; }
+  float* block(int i) { return floats_.get() + i * block_; }
+  float* row(int i) { return floats_.get() + kBlocks * block_ + i * channels_; }
+  double* total(int i) { return doubles_.get() + i * channels_; }
 
-  Int width, block;
-  std::vector<float> floats;
-  std::vector<double> doubles;
+ private:
+  Int block_, channels_;
+  std::unique_ptr<float[]> floats_;
+  std::unique_ptr<double[]> doubles_;
 };
 
-inline const std::uint16_t* halves(const void* data, Int offset) {
-  return static_cast<const std::uint16_t*>(data) + offset;
-}
-
 inline In load(Dtype dtype, const void* data, const Block& block, float* buffer) {
+  const auto* halves = static_cast<const std::uint16_t*>(data) + block.offset;
   const Out to{buffer, block.size.width};
   switch (dtype) {
     case Dtype::bfloat16:
-      widen_bfloat_rows(halves(data, block.offset), block.stride, to, block.size);
+      widen_bfloat_rows(halves, block.stride, to, block.size);
       break;
     case Dtype::float16:
-      widen_half_rows(halves(data, block.offset), block.stride, to, block.size);
+      widen_half_rows(halves, block.stride, to, block.size);
       break;
     default:
       return {static_cast<const float*>(data) + block.offset, block.stride};
@@ -98,62 +110,51 @@ inline Out target(Dtype dtype, void* data, const Block& block, float* buffer) {
 inline void store(Dtype dtype, Out from, void* data, const Block& block) {
   if (dtype == Dtype::float32) return;
   std::uint16_t* to = static_cast<std::uint16_t*>(data) + block.offset;
-  if (dtype == Dtype::bfloat16) {
-    narrow_bfloat_rows({from.data, from.stride}, to, block.stride, block.size);
-  } else {
-    narrow_half_rows({from.data, from.stride}, to, block.stride, block.size);
-  }
+  const In values{from.data, from.stride};
+  (dtype == Dtype::bfloat16 ? narrow_bfloat_rows : narrow_half_rows)(values, to, block.stride,
+                                                                     block.size);
 }
 
-// The part's channels of a factor as floats, or nullptr if it is left out.
+// The part's channels of a factor as floats; zeros if it is left out.
 inline const float* channels_of(const Factor& factor, const Part& part, float* buffer) {
-  if (factor.data == nullptr) return nullptr;
-  const Int offset = part.sample * factor.stride + part.first;
-  return load(factor.dtype, factor.data, {0, offset, part.count, {1, part.count}}, buffer).data;
-}
-
-// One pass over a part: its blocks, and the coefficients and sums that go with their columns.
-class Pass {
- public:
-  Pass(const GroupNorm& op, const Part& part, Scratch& scratch)
-      : op_(op), part_(part), scratch_(scratch) {}
-
-  const float* spread(int row, const Block& block, int slot) {
-    float* values = scratch_.row(row);
-    if (op_.channels_last) return values;
-    float* buffer = scratch_.row(kSpread + slot);
-    std::fill_n(buffer, block.size.width, values[block.channel]);
+  if (factor.data == nullptr) {
+    std::fill_n(buffer, part.count, 0.0f);
     return buffer;
   }
+  const Int offset = part.sample * factor.stride + part.first, count = part.count;
+  return load(factor.dtype, factor.data, {0, count, 1, offset, count, {1, count}}, buffer).data;
+}
 
-  // Zeroed partial sums of a block; `collect` adds them to the part's total.
-  float* partial(int i, const Block& block) {
-    float* sums = scratch_.row(kFirst + i);
-    std::fill_n(sums, block.size.width, 0.0f);
-    return sums;
+// A coefficient of every channel as one of every column.
+inline const float* spread(const float* values, const Block& block, float* buffer) {
+  if (block.run == 1) return values + block.channel;
+  for (Int c = 0; c < block.channels; ++c)
+    std::fill_n(buffer + c * block.run, block.run, values[block.channel + c]);
+  return buffer;
+}
+
+// Sums of columns, to be added to `total` by `collect`.
+inline float* zeros(const Block& block, float* buffer) {
+  std::fill_n(buffer, block.size.width, 0.0f);
+  return buffer;
+}
+
+inline void collect(const float* sums, const Block& block, double* total) {
+  total += block.channel;
+  if (block.run == 1) {
+    for (Int c = 0; c < block.channels; ++c) total[c] += sums[c];
+    return;
   }
-
-  void collect(int i, const Block& block) {
-    const float* sums = scratch_.row(kFirst + i);
-    double* total = scratch_.total(i);
-    if (op_.channels_last) {
-      for (Int c = 0; c < block.size.width; ++c) total[c] += sums[c];
-    } else {
-      double sum = 0.0;
-      for (Int c = 0; c < block.size.width; ++c) sum += sums[c];
-      total[block.channel] += sum;
-    }
+  for (Int c = 0; c < block.channels; ++c, sums += block.run) {
+    float lanes[8] = {};
+    const Int whole = block.run / 8 * 8;
+    for (Int i = 0; i < whole; i += 8)
+      for (int lane = 0; lane < 8; ++lane) lanes[lane] += sums[i + lane];
+    double sum = 0.0;
+    for (Int i = whole; i < block.run; ++i) sum += sums[i];
+    for (const float lane : lanes) sum += lane;
+    total[c] += sum;
   }
-
-  double* clear(int i) {
-    std::fill_n(scratch_.total(i), part_.count, 0.0);
-    return scratch_.total(i);
-  }
-
- private:
-  const GroupNorm& op_;
-  const Part& part_;
-  Scratch& scratch_;
-};
+}
 
 }  // namespace ctm_fast

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include "group_norm_blocks.h"
@@ -17,138 +18,139 @@ namespace {
 constexpr Int kNarrowest = 64;         // channels of a part: fewer would share cache lines
 constexpr Int kSerialBytes = 1 << 16;  // below this, waking threads costs more
 
-struct Factors {
-  Factors(const GroupNorm& op, const Part& part, Scratch& s)
-      : weight(channels_of(op.weight, part, s.row(kWeight))),
-        bias(channels_of(op.bias, part, s.row(kBias))),
-        scale(channels_of(op.scale, part, s.row(kScale))),
-        shift(channels_of(op.shift, part, s.row(kShift))),
-        pre(channels_of(op.pre, part, s.row(kPre))) {}
+Factors factors_of(const GroupNorm& op, const Part& part, Scratch& s) {
+  return {channels_of(op.weight, part, s.row(Scratch::kWeight)),
+          channels_of(op.bias, part, s.row(Scratch::kBias)),
+          channels_of(op.scale, part, s.row(Scratch::kScale)),
+          channels_of(op.shift, part, s.row(Scratch::kShift)),
+          channels_of(op.pre, part, s.row(Scratch::kPre))};
+}
 
-  double gain(Int c) const { return scale == nullptr ? 1.0 : 1.0 + scale[c]; }
-
-  const float *weight, *bias, *scale, *shift, *pre;
-};
-
-// Center, a and b of one group: x - center is the normalised x over rstd, a x + b the output.
-void set_coefficients(const Factors& f, Scratch& s, Int begin, Int end, double mean, double rstd) {
-  float *center = s.row(kCenter), *a = s.row(kA), *b = s.row(kB);
-  for (Int c = begin; c < end; ++c) {
-    const double middle = f.pre == nullptr ? mean : mean - f.pre[c];
-    const double gain = f.gain(c);
-    center[c] = static_cast<float>(middle);
-    a[c] = static_cast<float>(rstd * f.weight[c] * gain);
-    const double offset = f.bias[c] * gain + (f.shift == nullptr ? 0.0 : f.shift[c]);
-    b[c] = static_cast<float>(offset - middle * a[c]);
-  }
+double* cleared(double* values, const Part& part) {
+  std::fill_n(values, part.count, 0.0);
+  return values;
 }
 
 void forward(const GroupNorm& op, const Part& part, double eps, void* y, float* mean, float* rstd,
              Scratch& s) {
-  const Factors f(op, part, s);
-  const Int depth = op.channels / op.groups, first_group = part.first / depth;
-  const double count = static_cast<double>(depth * op.pixels);
-  Pass pass(op, part, s);
+  const Factors f = factors_of(op, part, s);
+  const Int depth = op.channels / op.groups, groups = part.count / depth;
+  const Int first_group = part.sample * op.groups + part.first / depth;
+  const double pixels = static_cast<double>(op.pixels), count = pixels * depth;
+  float *data = s.block(Scratch::kData), *sums = s.block(Scratch::kSums);
+  float *center = s.row(Scratch::kCenter), *a = s.row(Scratch::kA), *b = s.row(Scratch::kB);
+  double *means = s.total(Scratch::kMean), *rstds = s.total(Scratch::kRstd);
 
-  double* total = pass.clear(0);
+  double* total = cleared(s.total(Scratch::kFirst), part);
   each_block(op, part, [&](const Block& block) {
-    sum_rows(load(op.dtype, op.x, block, s.block_of(0)), pass.partial(0, block), block.size);
-    pass.collect(0, block);
+    sum_rows(load(op.dtype, op.x, block, data), zeros(block, sums), block.size);
+    collect(sums, block, total);
   });
-  double* means = s.total(2);
-  for (Int g = 0; g < part.count / depth; ++g) {
+  for (Int g = 0; g < groups; ++g) {
     double sum = 0.0;
-    for (Int c = g * depth; c < (g + 1) * depth; ++c)
-      sum += total[c] + (f.pre == nullptr ? 0.0 : static_cast<double>(op.pixels) * f.pre[c]);
-    means[g] = sum / count;
-    set_coefficients(f, s, g * depth, (g + 1) * depth, means[g], 0.0);
+    for (Int c = g * depth; c < (g + 1) * depth; ++c) sum += total[c] + pixels * f.pre[c];
+    mean[first_group + g] = static_cast<float>(sum / count);
+    std::fill_n(means + g * depth, depth, sum / count);
   }
+  for (Int c = 0; c < part.count; ++c) center[c] = static_cast<float>(means[c] - f.pre[c]);
 
-  total = pass.clear(0);
+  cleared(total, part);
   each_block(op, part, [&](const Block& block) {
-    square_rows(load(op.dtype, op.x, block, s.block_of(0)), pass.spread(kCenter, block, 0),
-                pass.partial(0, block), block.size);
-    pass.collect(0, block);
+    square_rows(load(op.dtype, op.x, block, data),
+                spread(center, block, s.block(Scratch::kSpread)), zeros(block, sums), block.size);
+    collect(sums, block, total);
   });
-  for (Int g = 0; g < part.count / depth; ++g) {
+  for (Int g = 0; g < groups; ++g) {
     double sum = 0.0;
     for (Int c = g * depth; c < (g + 1) * depth; ++c) sum += total[c];
     const double scale = 1.0 / std::sqrt(sum / count + eps);
-    set_coefficients(f, s, g * depth, (g + 1) * depth, means[g], scale);
-    mean[part.sample * op.groups + first_group + g] = static_cast<float>(means[g]);
-    rstd[part.sample * op.groups + first_group + g] = static_cast<float>(scale);
+    rstd[first_group + g] = static_cast<float>(scale);
+    std::fill_n(rstds + g * depth, depth, scale);
   }
+  set_coefficients(f, means, rstds, center, a, b, part.count);
 
   each_block(op, part, [&](const Block& block) {
-    const In x = load(op.dtype, op.x, block, s.block_of(0));
-    const Out out = target(op.dtype, y, block, s.block_of(1));
-    const float *a = pass.spread(kA, block, 0), *b = pass.spread(kB, block, 1);
-    (op.act ? silu_rows : affine_rows)(x, a, b, out, block.size);
+    const In x = load(op.dtype, op.x, block, data);
+    const Out out = target(op.dtype, y, block, s.block(Scratch::kData + 1));
+    (op.act ? silu_rows : affine_rows)(x, spread(a, block, s.block(Scratch::kSpread)),
+                                       spread(b, block, s.block(Scratch::kSpread + 1)), out,
+                                       block.size);
     store(op.dtype, out, y, block);
   });
 }
 
+// Gradients of one part; d.weight and d.bias are (batch, channels) here.
 void backward(const GroupNorm& op, const Part& part, const void* dy, const float* mean,
-              const float* rstd, const Gradients& d, float* weight_parts, float* bias_parts,
-              Scratch& s) {
-  const Factors f(op, part, s);
-  const Int depth = op.channels / op.groups, offset = part.sample * op.channels + part.first;
-  mean += part.sample * op.groups + part.first / depth;
-  rstd += part.sample * op.groups + part.first / depth;
-  for (Int g = 0; g < part.count / depth; ++g)
-    set_coefficients(f, s, g * depth, (g + 1) * depth, mean[g], rstd[g]);
-  Pass pass(op, part, s);
+              const float* rstd, const Gradients& d, Scratch& s) {
+  const Factors f = factors_of(op, part, s);
+  const Int depth = op.channels / op.groups, groups = part.count / depth;
+  const Int first_group = part.sample * op.groups + part.first / depth;
+  const Int offset = part.sample * op.channels + part.first;
+  const double count = static_cast<double>(op.pixels * depth);
+  float *center = s.row(Scratch::kCenter), *a = s.row(Scratch::kA), *b = s.row(Scratch::kB);
+  double *means = s.total(Scratch::kMean), *rstds = s.total(Scratch::kRstd);
+  for (Int g = 0; g < groups; ++g) {
+    std::fill_n(means + g * depth, depth, mean[first_group + g]);
+    std::fill_n(rstds + g * depth, depth, rstd[first_group + g]);
+  }
+  set_coefficients(f, means, rstds, center, a, b, part.count);
+
+  float* spreads[4];
+  for (int i = 0; i < 4; ++i) spreads[i] = s.block(Scratch::kSpread + i);
+  float *x_data = s.block(Scratch::kData), *dy_data = s.block(Scratch::kData + 1);
+  float* dz_data = s.block(Scratch::kData + 2);
+  float *sums = s.block(Scratch::kSums), *moments = s.block(Scratch::kSums + 1);
 
   // Gradient of what SiLU is applied to. Computed twice: keeping it costs more than an exp.
   const auto inner_grad = [&](const Block& block, const In& x) {
-    const In grad = load(op.dtype, dy, block, s.block_of(1));
+    const In grad = load(op.dtype, dy, block, dy_data);
     if (!op.act) return grad;
-    const Out dz{s.block_of(2), block.size.width};
-    silu_grad_rows(x, grad, pass.spread(kA, block, 0), pass.spread(kB, block, 1), dz, block.size);
+    const Out dz{dz_data, block.size.width};
+    silu_grad_rows(x, grad, spread(a, block, spreads[0]), spread(b, block, spreads[1]), dz,
+                   block.size);
     return In{dz.data, dz.stride};
   };
 
-  double *first = pass.clear(0), *second = pass.clear(1);
+  double* first = cleared(s.total(Scratch::kFirst), part);
+  double* second = cleared(s.total(Scratch::kSecond), part);
   each_block(op, part, [&](const Block& block) {
-    const In x = load(op.dtype, op.x, block, s.block_of(0));
+    const In x = load(op.dtype, op.x, block, x_data);
     const In dz = inner_grad(block, x);
-    moment_rows(x, dz, pass.spread(kCenter, block, 2), pass.partial(0, block),
-                pass.partial(1, block), block.size);
-    pass.collect(0, block);
-    pass.collect(1, block);
+    moment_rows(x, dz, spread(center, block, spreads[2]), zeros(block, sums),
+                zeros(block, moments), block.size);
+    collect(sums, block, first);
+    collect(moments, block, second);
   });
+  const auto wanted = [&](float* values) {
+    return values == nullptr ? s.row(Scratch::kUnused) : values + offset;
+  };
+  float* shift = d.shift == nullptr ? s.row(Scratch::kP) : d.shift + offset;
+  set_factor_gradients(f, rstds, first, second,
+                       {d.weight + offset, d.bias + offset, wanted(d.scale), shift}, part.count);
 
-  float *p = s.row(kP), *q = s.row(kQ);
-  const double count = static_cast<double>(depth * op.pixels);
-  for (Int g = 0; g < part.count / depth; ++g) {
+  float *p = s.row(Scratch::kP), *q = s.row(Scratch::kQ);
+  for (Int g = 0; g < groups; ++g) {
     double along_one = 0.0, along_x = 0.0;
     for (Int c = g * depth; c < (g + 1) * depth; ++c) {
-      const double sum = first[c], moment = second[c] * rstd[g], gain = f.gain(c);
-      weight_parts[offset + c] = static_cast<float>(gain * moment);
-      bias_parts[offset + c] = static_cast<float>(gain * sum);
-      if (d.shift != nullptr) d.shift[offset + c] = static_cast<float>(sum);
-      if (d.scale != nullptr)
-        d.scale[offset + c] = static_cast<float>(f.weight[c] * moment + f.bias[c] * sum);
-      along_one += gain * f.weight[c] * sum;
-      along_x += gain * f.weight[c] * moment;
+      along_one += first[c];
+      along_x += second[c];
     }
-    const double r = rstd[g];
+    const double r = rstd[first_group + g];
     std::fill_n(p + g * depth, depth, static_cast<float>(-r * r * along_x / count));
     std::fill_n(q + g * depth, depth, static_cast<float>(-r * along_one / count));
   }
 
-  first = pass.clear(0);
+  cleared(first, part);
   each_block(op, part, [&](const Block& block) {
-    const In x = load(op.dtype, op.x, block, s.block_of(0));
+    const In x = load(op.dtype, op.x, block, x_data);
     const In dz = inner_grad(block, x);
-    // For 16-bit floats block 1 holds dy, which is dz if there is no SiLU.
-    const Out dx = target(op.dtype, d.x, block, s.block_of(op.act ? 1 : 2));
-    input_grad_rows(x, dz, pass.spread(kCenter, block, 0), pass.spread(kA, block, 1),
-                    pass.spread(kP, block, 2), pass.spread(kQ, block, 3), dx, block.size);
+    const Out dx = target(op.dtype, d.x, block, op.act ? dy_data : dz_data);
+    input_grad_rows(x, dz, spread(center, block, spreads[0]), spread(a, block, spreads[1]),
+                    spread(p, block, spreads[2]), spread(q, block, spreads[3]), dx, block.size);
     store(op.dtype, dx, d.x, block);
     if (d.pre == nullptr) return;
-    sum_rows({dx.data, dx.stride}, pass.partial(0, block), block.size);
-    pass.collect(0, block);
+    sum_rows({dx.data, dx.stride}, zeros(block, sums), block.size);
+    collect(sums, block, first);
   });
   if (d.pre != nullptr)
     for (Int c = 0; c < part.count; ++c) d.pre[offset + c] = static_cast<float>(first[c]);
@@ -210,13 +212,16 @@ void group_norm_cpu(const GroupNorm& op, double eps, void* y, float* mean, float
 
 void group_norm_backward_cpu(const GroupNorm& op, const void* dy, const float* mean,
                              const float* rstd, const Gradients& d, int threads) {
-  std::vector<float> parts(2 * op.batch * op.channels);
-  float *weight = parts.data(), *bias = weight + op.batch * op.channels;
+  const Int size = op.batch * op.channels;
+  const std::unique_ptr<float[]> parts(new float[2 * size]);
+  Gradients each = d;
+  each.weight = parts.get();
+  each.bias = parts.get() + size;
   each_part(op, threads, [&](const Part& part, Scratch& scratch) {
-    backward(op, part, dy, mean, rstd, d, weight, bias, scratch);
+    backward(op, part, dy, mean, rstd, each, scratch);
   });
-  sum_batch(op, weight, d.weight);
-  sum_batch(op, bias, d.bias);
+  sum_batch(op, each.weight, d.weight);
+  sum_batch(op, each.bias, d.bias);
 }
 
 }  // namespace ctm_fast

@@ -140,4 +140,40 @@ CTM_FAST_CLONES void input_grad_rows(In x, In dz, const float* center, const flo
   }
 }
 
+CTM_FAST_CLONES void set_coefficients(const Factors& f, const double* mean, const double* rstd,
+                                      float* center, float* a, float* b, std::int64_t count) {
+  const float *__restrict__ weight = f.weight, *__restrict__ bias = f.bias;
+  const float *__restrict__ scale = f.scale, *__restrict__ shift = f.shift;
+  const float* __restrict__ pre = f.pre;
+  const double *__restrict__ mean_ = mean, *__restrict__ rstd_ = rstd;
+  float *__restrict__ center_ = center, *__restrict__ a_ = a, *__restrict__ b_ = b;
+  for (std::int64_t c = 0; c < count; ++c) {
+    const double middle = mean_[c] - pre[c], gain = 1.0 + scale[c];
+    const float slope = static_cast<float>(rstd_[c] * weight[c] * gain);
+    center_[c] = static_cast<float>(middle);
+    a_[c] = slope;
+    b_[c] = static_cast<float>(bias[c] * gain + shift[c] - middle * slope);
+  }
+}
+
+CTM_FAST_CLONES void set_factor_gradients(const Factors& f, const double* rstd, double* first,
+                                          double* second, const FactorGradients& d,
+                                          std::int64_t count) {
+  const float *__restrict__ weight = f.weight, *__restrict__ bias = f.bias;
+  const float *__restrict__ scale = f.scale;
+  const double* __restrict__ rstd_ = rstd;
+  double *__restrict__ first_ = first, *__restrict__ second_ = second;
+  float *__restrict__ dweight = d.weight, *__restrict__ dbias = d.bias;
+  float *__restrict__ dscale = d.scale, *__restrict__ dshift = d.shift;
+  for (std::int64_t c = 0; c < count; ++c) {
+    const double sum = first_[c], moment = second_[c] * rstd_[c], gain = 1.0 + scale[c];
+    dweight[c] = static_cast<float>(gain * moment);
+    dbias[c] = static_cast<float>(gain * sum);
+    dshift[c] = static_cast<float>(sum);
+    dscale[c] = static_cast<float>(weight[c] * moment + bias[c] * sum);
+    first_[c] = gain * weight[c] * sum;
+    second_[c] = gain * weight[c] * moment;
+  }
+}
+
 }  // namespace ctm_fast

@@ -42,4 +42,21 @@ void moment_rows(In x, In dz, const float* center, float* first, float* second, 
 void input_grad_rows(In x, In dz, const float* center, const float* a, const float* p,
                      const float* q, Out dx, Size size);
 
+// The same factors for `count` channels of a part; absent ones are zeros.
+struct Factors {
+  const float *weight, *bias, *scale, *shift, *pre;
+};
+
+// x - center is the normalised x over rstd, and a x + b is what SiLU is applied to.
+void set_coefficients(const Factors& f, const double* mean, const double* rstd, float* center,
+                      float* a, float* b, std::int64_t count);
+
+// Gradients of the factors from the moments of dz. The moments become the sums of the gradient of
+// the normalised x, and of that times the normalised x.
+struct FactorGradients {
+  float *weight, *bias, *scale, *shift;
+};
+void set_factor_gradients(const Factors& f, const double* rstd, double* first, double* second,
+                          const FactorGradients& d, std::int64_t count);
+
 }  // namespace ctm_fast

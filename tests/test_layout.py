@@ -23,7 +23,15 @@ LAYERS = (
     {"__main__"},
 )
 # Tests of a whole table, of the repository, or of a helper beside them.
-NOT_MIRRORS = ("test_all_", "test_analytic.py", "test_import.py", "test_layout.py", "test_tolerance.py")
+NOT_MIRRORS = (
+    "test_all_",
+    "test_analytic.py",
+    "test_import.py",
+    "test_layout.py",
+    "test_tolerance.py",
+)
+# Comparisons with tensors of other codebases, beside the test of the file itself.
+FOREIGN = "_parity.py"
 
 
 def python_files(*folders: str) -> list[Path]:

@@ -123,7 +123,8 @@ def load(
     try:
         net = models.net_from_json(described["net"])
         precond = Preconditioning.from_json(described["precond"])
-        kind, low, high = (described[key] for key in ("kind", "sigma_min", "sigma_max"))
+        kind = described["kind"]
+        low, high = float(described["sigma_min"]), float(described["sigma_max"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} describes a model that cannot be built: {error}") from None
     stored = {"precond": precond, "kind": kind, "sigma_min": low, "sigma_max": high}

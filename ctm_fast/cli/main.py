@@ -68,7 +68,7 @@ def parsed(words: list[str]) -> Any:
         raise _WrongArguments(_first_sentence(told.getvalue())) from None
     except ValueError as error:
         # A dataclass that checks its own fields.
-        raise _WrongArguments(" ".join(str(error).split())) from None
+        raise _WrongArguments(_one_line(str(error))) from None
 
 
 class _WrongArguments(Exception):
@@ -84,7 +84,12 @@ def _first_sentence(text: str) -> str:
             break
         if words:
             body.append(words)
-    return " ".join(body) or "wrong arguments"
+    return _one_line(" ".join(body)) or "wrong arguments"
+
+
+def _one_line(text: str) -> str:
+    # tyro names its own helper class where a dataclass refused its values.
+    return re.sub(r"^Error parsing __tyro\S*\.(\S+): ", r"\1: ", " ".join(text.split()))
 
 
 def _help(words: list[str]) -> str:

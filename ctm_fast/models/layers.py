@@ -139,7 +139,8 @@ def norm_act(
         act: False leaves the SiLU out.
     """
     added = None if bias is None else bias[:, :, None, None]
-    if x.device.type == "cpu" and x.dtype == torch.float32:
+    thin = x.shape[1] < 4 * norm.num_groups
+    if thin and x.device.type == "cpu" and x.dtype == torch.float32:
         added = _centring(x, norm.num_groups, added)
     if added is not None:
         x = x + added
@@ -154,7 +155,8 @@ def _centring(x: Tensor, groups: int, added: Tensor | None) -> Tensor:
     """`added` minus an estimate of every group's mean: (batch, C, 1, 1).
 
     PyTorch's channels-last CPU kernel computes a variance as E[x^2] - E[x]^2, which cancels where
-    the mean is large. Group norm does not see a shift of a whole group, so it costs no gradient.
+    the mean is large; in groups of one to three channels it easily is. Group norm does not see a
+    shift of a whole group, so the shift takes no part in gradients.
     """
     row = x.detach()[:, :, x.shape[2] // 2].mean(-1)
     if added is not None:

@@ -58,4 +58,5 @@ def student_net(net: UNet, seed: int = 0) -> UNet:
     student.load_state_dict({**own, **kept})
     reference = next(net.parameters())
     student.to(device=reference.device, dtype=reference.dtype)
-    return student.to(memory_format=torch.channels_last)
+    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return student

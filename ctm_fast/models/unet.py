@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -127,7 +129,7 @@ class UNet(nn.Module):
         emb, emb_to = self._checked_embed(x, c_noise, c_noise_to, labels, augment_labels)
         x, skips, _ = self._encode(x, emb, emb_to)
         out: Tensor | None = None
-        for size, level in self.dec.items():
+        for size, level in levels(self.dec):
             for name, block in level.items():
                 if name.startswith("block"):
                     x = torch.cat([x, skips.pop()], dim=1)
@@ -174,7 +176,7 @@ class UNet(nn.Module):
         image = channels_last(x)
         x = self.input_conv(image)
         skips, features = [x], []
-        for size, level in self.enc.items():
+        for size, level in levels(self.enc):
             for name, block in level.items():
                 x = block(x, emb, emb_to)
                 if name == "down" and size in self.inputs:
@@ -242,6 +244,13 @@ class UNet(nn.Module):
         rows = class_embedding(labels, self.map_label.weight)
         drop = self.config.label_dropout
         return keep_some_rows(rows, drop) if drop and self.training else rows
+
+
+def levels(side: nn.ModuleDict) -> Iterator[tuple[str, dict[str, ResBlock]]]:
+    """("HxW", blocks by name) of every resolution, in the order in which they run."""
+    for size, level in side.items():
+        assert isinstance(level, nn.ModuleDict)
+        yield size, dict(level.items())  # type: ignore[arg-type]
 
 
 def _check_levels(name: str, levels: Tensor, batch: int) -> None:

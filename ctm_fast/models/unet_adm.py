@@ -13,7 +13,7 @@ from .configs import ADMConfig
 from .embeddings import PositionalEmbedding
 from .init import Draw, constant, initialise, normal, uniform
 from .layers import Conv2d, Linear, group_norm, norm_act
-from .unet import UNet
+from .unet import UNet, levels
 
 _EPS = 1e-5
 _ZERO_LAYERS = ("conv1", "proj", "map_augment")
@@ -73,13 +73,13 @@ class ADMUNet(UNet):
         size = config.img_resolution
         self.outputs = nn.ModuleDict({f"{size}x{size}": Output(width, config)})
         initialise(self, seed, self._rule)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def last_layer(self) -> Conv2d:
         """Second convolution of the last residual block, as in sony/ctm."""
-        last_level = list(self.dec.values())[-1]
-        return list(last_level.values())[-1].conv1
+        blocks = list(levels(self.dec))[-1][1]
+        return list(blocks.values())[-1].conv1
 
     def embed(
         self,

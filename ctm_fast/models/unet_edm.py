@@ -74,12 +74,14 @@ class SongUNet(UNet):
         self.inputs = _inputs(config)
         self.outputs = _outputs(config)
         initialise(self, seed, self._rule)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def last_layer(self) -> Conv2d:
         """The output convolution at full resolution."""
-        return list(self.outputs.values())[-1].conv
+        conv = list(self.outputs.values())[-1].conv
+        assert isinstance(conv, Conv2d)
+        return conv
 
     def embed(
         self,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,25 @@ class Checkpointer:
             DamagedCheckpoint: if it is damaged; older ones are never taken silently.
             ValueError: if it belongs to another run.
         """
-        if self.world.first:
-            self._together(self.folder.create)
-        else:
-            self._together(lambda: None)
+        self._together(lambda: self.folder.create() if self.world.first else None)
         path = from_first(self.world, self.folder.latest())
         if path is None:
             return 0
         return self._together(lambda: self._restore(path))
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Inside, no other process can train in the folder.
+
+        Raises:
+            ValueError: if another one does.
+        """
+        lock = self._together(lambda: self.folder.lock() if self.world.first else None)
+        try:
+            yield
+        finally:
+            if lock is not None:
+                lock.close()
 
     def save(self, step: int, keep: int) -> Path:
         """Write the checkpoint of `step` unless it exists, then delete all but `keep`.

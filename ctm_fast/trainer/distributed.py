@@ -90,6 +90,15 @@ def raise_together(world: World, error: Exception | None) -> None:
         raise error
 
 
+def any_process(world: World, flag: bool) -> bool:
+    """Whether `flag` is true on any process."""
+    if world.size == 1:
+        return flag
+    found: list[Any] = [None] * world.size
+    dist.all_gather_object(found, flag)
+    return any(found)
+
+
 def check_same(world: World, what: str, value: Any) -> None:
     """Raise ValueError unless `value` (JSON types) is the same on all processes."""
     if world.size == 1:
@@ -109,7 +118,10 @@ def same_weights(world: World, module: nn.Module) -> None:
     """Give every process the first one's weights and buffers."""
     if world.size > 1:
         for tensor in module.state_dict().values():
-            dist.broadcast(tensor, src=0)
+            # Broadcasting needs row-major memory, which channels-last weights do not have.
+            whole = tensor.contiguous()
+            dist.broadcast(whole, src=0)
+            tensor.copy_(whole)
 
 
 def sum_over_processes(world: World, values: torch.Tensor) -> torch.Tensor:

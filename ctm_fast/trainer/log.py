@@ -59,17 +59,21 @@ class Log:
 
     Args:
         path: the file.
-        step: finished steps of the checkpoint that the run continues from; later lines, which
-            the run is about to write again, and a line cut off by a kill are removed.
     """
 
-    def __init__(self, path: Path | None, step: int) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
-        if path is not None and path.exists():
-            text = path.read_text(encoding="utf-8")
+
+    def cut(self, step: int) -> None:
+        """Remove the lines after `step`, which the run is about to write again.
+
+        A line that a kill has cut off is removed, too.
+        """
+        if self.path is not None and self.path.exists():
+            text = self.path.read_text(encoding="utf-8")
             kept = "".join(line for line in text.splitlines(keepends=True) if _before(line, step))
             if kept != text:
-                write_text(path, kept)
+                write_text(self.path, kept)
 
     def write(self, entry: dict[str, Any]) -> None:
         """Append one line."""

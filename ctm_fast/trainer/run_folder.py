@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 from ..checkpoints.files import remove_temporaries
 
@@ -24,7 +30,7 @@ class RunFolder:
         self.log = self.path / "log.jsonl"
 
     def create(self) -> None:
-        """Make the folder and remove what a killed process left half written.
+        """Make the folder.
 
         Raises:
             ValueError: if something else has its name.
@@ -33,8 +39,28 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise ValueError(f"cannot make the run folder {self.path}: not a folder") from None
+
+    def lock(self) -> IO[str]:
+        """Take the folder for this process until the returned file is closed or the process ends.
+
+        What a killed process left half written is removed.
+
+        Raises:
+            ValueError: if another process has it.
+        """
+        file = (self.path / ".lock").open("a")
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                raise ValueError(f"another process is training in {self.path}") from None
+            except OSError:
+                # Some network file systems know no locks.
+                pass
         remove_temporaries(self.path)
         remove_temporaries(self.checkpoints)
+        return file
 
     def checkpoint(self, step: int) -> Path:
         """Where the checkpoint after `step` steps is kept."""

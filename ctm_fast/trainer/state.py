@@ -167,9 +167,19 @@ def restore(
     for name, value in expected.items():
         value.copy_(tensors[name])
     order = {name: i for i, name in enumerate(named)}
-    index = {order[weight]: entries for weight, entries in state.items()}
+    index = {
+        order[weight]: {key: _laid_out(value, named[weight]) for key, value in entries.items()}
+        for weight, entries in state.items()
+    }
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": index, "param_groups": groups})
+
+
+def _laid_out(value: Tensor, like: Tensor) -> Tensor:
+    """Optimizer state in the memory layout of its weight, which may be channels-last."""
+    if value.shape != like.shape:
+        return value
+    return torch.empty_like(like, dtype=value.dtype).copy_(value)
 
 
 def _class_name(value: Any) -> str:

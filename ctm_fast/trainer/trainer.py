@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ class Trainer:
         self.folder = None if out is None else RunFolder(out)
         self._checkpointer = self._resume()
         writes = self.folder is not None and self.world.first
-        self._log = Log(self.folder.log if self.folder and writes else None, self.step)
+        self._log = Log(self.folder.log if self.folder and writes else None)
         labelled = self.student.label_dim > 0
         self._feed = Feed(objective, self.data, self.config, self.world, self.device, labelled)
         self._gradients = StepGradients(
@@ -161,11 +162,13 @@ class Trainer:
         """
         if steps is not None:
             self.config = self.config.replace(steps=steps)
-        self._write_config()
         started, clock = time.perf_counter(), Clock()
         hidden = not (self.config.progress_bar and self.world.first)
         bar = tqdm(total=self.config.steps, initial=self.step, disable=hidden, unit="step")
-        with Signals() as signals, bar:
+        writing = self._checkpointer.writing() if self._checkpointer else nullcontext()
+        with writing, Signals() as signals, bar:
+            self._write_config()
+            self._log.cut(self.step)
             begun = self.step
             while self.step < self.config.steps and not self._stopping(signals):
                 self._advance(signals)
@@ -180,7 +183,7 @@ class Trainer:
             self._monitor.flush()
             if self.step > begun:
                 self.save()
-            if self._stopping(signals):
+            if distributed.any_process(self.world, signals.asked is not None):
                 signals.leave()
             if self.step > begun and not _due(self.step, self.config.preview_every):
                 self._call_back()

@@ -55,7 +55,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     before = path.read_bytes()
     with pytest.raises(TypeError):
         write_tensors(path, {"x": torch.ones(2)}, {"bad": object()})
-    with pytest.raises(ValueError, match="NaN|JSON"):
+    with pytest.raises(ValueError, match=r"NaN|JSON"):
         write_tensors(path, {"x": torch.ones(2)}, {"bad": float("nan")})
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1

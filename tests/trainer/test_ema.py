@@ -13,7 +13,9 @@ def test_closed_form_after_three_steps():
     for step in range(3):
         with torch.no_grad():
             for weight in model.parameters():
-                weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(step)))
+                weight.add_(
+                    torch.randn(weight.shape, generator=torch.Generator().manual_seed(step))
+                )
         average.update(model, step * 8, 8)
         history.append(tiny.weights(model))
     for name, value in average.model.named_parameters():

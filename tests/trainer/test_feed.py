@@ -6,8 +6,10 @@ from ctm_fast.trainer import TrainConfig, World
 from ctm_fast.trainer.feed import Feed
 from tests.trainer import tiny
 
+ALONE = World()
 
-def feed(world=World(), labelled=True, **options):
+
+def feed(world=ALONE, labelled=True, **options):
     config = TrainConfig(batch_size=8, **options)
     return Feed(CTM(num_scales=4), tiny.dataset(), config, world, torch.device("cpu"), labelled)
 

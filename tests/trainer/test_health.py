@@ -64,7 +64,7 @@ def test_a_weight_that_is_not_finite_is_never_saved(tmp_path):
     with torch.no_grad():
         run.ema.net.first.bias[0] = float("nan")
     run.step = 2
-    with pytest.raises(NonFiniteLoss, match="ema/0/net.first.bias"):
+    with pytest.raises(NonFiniteLoss, match=r"ema/0/net\.first\.bias"):
         run.save()
     assert [path.name for path in tmp_path.glob("checkpoints/*")] == ["step-00000001.safetensors"]
 

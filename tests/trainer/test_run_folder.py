@@ -15,8 +15,18 @@ def test_latest_is_found_by_name(tmp_path):
         (folder.checkpoints / name).touch()
     assert folder.steps() == [2, 10]
     assert folder.latest() == folder.checkpoint(10)
-    folder.create()
+    folder.lock().close()
     assert not (folder.checkpoints / ".tmp-step").exists()
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path):
+    held = RunFolder(tmp_path)
+    held.create()
+    with held.lock():
+        run = tiny.trainer(out=tmp_path, steps=1)
+        with pytest.raises(ValueError, match="another process is training in"):
+            run.fit()
+    assert run.fit().steps == 1
 
 
 def test_steps_beyond_eight_digits_are_ordered_by_number(tmp_path):

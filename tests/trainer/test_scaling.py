@@ -75,7 +75,7 @@ def test_an_overflowing_step_is_repeated_on_the_same_batch():
     assert run.step == 2
     assert steps.count(0) > 1
     assert steps[-1] == 1
-    assert len({batch for _, batch in seen}) == 2
+    assert len({id(batch) for _, batch in seen}) == 2
     assert run._update.scale < 2.0**40
 
 
@@ -92,5 +92,5 @@ class _Recording:
         self.inner.prepare(*arguments)
 
     def __call__(self, step, batch, *rest):
-        self.seen.append((step, id(batch)))
+        self.seen.append((step, batch))
         return self.call(step, batch, *rest)

@@ -110,7 +110,13 @@ def test_digits_with_real_networks(tmp_path):
     pretrained.fit()
     student = models.student_from(pretrained.ema)
     run = Trainer(
-        CTM(), student, teacher=pretrained.ema, out=tmp_path / "ctm", steps=2, log_every=1, **options
+        CTM(),
+        student,
+        teacher=pretrained.ema,
+        out=tmp_path / "ctm",
+        steps=2,
+        log_every=1,
+        **options,
     )
     summary = run.fit()
     assert all(value > 0 for value in summary.loss.values())

@@ -65,7 +65,7 @@ def trainer(objective: Any = None, **options: Any) -> Trainer:
     objective = CTM(num_scales=4) if objective is None else objective
     student = options.pop("student", None) or denoiser(dropout=options.pop("dropout", 0.0))
     defaults = dict(data=dataset(), batch_size=8, steps=6, lr=1e-2, log_every=2, progress_bar=False)
-    if "teacher" in objective.needs:
+    if "teacher" in objective.needs and "teacher" not in options:
         defaults["teacher"] = denoiser(seed=1, destination=False)
     return Trainer(objective, student, **{**defaults, **options})
 
