@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch.nn.utils import get_total_norm
 from ..losses.objective import Batch, Models, Objective
 from ..models.dropout import shared_dropout
 from ..rng import stream
-from .distributed import World, sum_over_processes
+from .distributed import World, any_process, sum_over_processes
 
 
 class TermLoss(nn.Module):
@@ -97,13 +98,8 @@ class StepGradients:
         self.seed = seed
         self.parameters = [p for p in models.student.parameters() if p.requires_grad]
         self.device = self.parameters[0].device
-        module: nn.Module = TermLoss(objective, models)
-        if world.size > 1:
-            # A term need not use every weight, for example an unused label embedding.
-            module = DistributedDataParallel(
-                module, broadcast_buffers=False, find_unused_parameters=True
-            )
-        self.module = module
+        self.module: nn.Module = TermLoss(objective, models)
+        self._synchronised = world.size == 1
 
     def prepare(self, step: int, batch: Batch, progress: float) -> None:
         """The objective's work without gradient, on this process's rows."""
@@ -123,6 +119,8 @@ class StepGradients:
             scale: loss scale of fp16.
             stop: whether this process was asked to stop; the sum over processes is returned.
         """
+        if not self._synchronised:
+            self._synchronise(step, batch, progress)
         objective, count = self.objective, len(self.objective.terms)
         losses = torch.zeros(count + 1, device=self.device)
         losses[-1] = float(stop)
@@ -169,6 +167,27 @@ class StepGradients:
             loss_sum += loss.detach().sum()
         return loss_sum / self.batch_size
 
+    def _synchronise(self, step: int, batch: Batch, progress: float) -> None:
+        """Wrap the module in DistributedDataParallel, which wants to know of unused weights.
+
+        A term need not use every weight, for example not a label embedding without labels.
+        """
+        unused = False
+        for k, term in enumerate(self.objective.terms):
+            with self._dropout(step, k + 1, 0):
+                loss = self.module(term, batch.slice(0, min(2, len(batch))), progress)
+            used = _reached(loss)
+            unused = unused or not all(id(p) in used for p in self.parameters)
+        with warnings.catch_warnings():
+            # The option has another name from torch 2.13 on, which older versions lack.
+            warnings.simplefilter("ignore", FutureWarning)
+            self.module = DistributedDataParallel(
+                self.module,
+                broadcast_buffers=False,
+                find_unused_parameters=any_process(self.world, unused),
+            )
+        self._synchronised = True
+
     @contextmanager
     def _sync(self, last: bool) -> Iterator[None]:
         module: Any = self.module
@@ -189,6 +208,22 @@ class StepGradients:
                 "weight is measured at; train the last layer, or use an objective without balance"
             )
         return gradient.float().norm()
+
+
+def _reached(loss: Tensor) -> set[int]:
+    """`id` of every leaf that `loss` depends on."""
+    leaves: set[int] = set()
+    seen, stack = {loss.grad_fn}, [loss.grad_fn]
+    while stack:
+        node = stack.pop()
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            leaves.add(id(leaf))
+        for below, _ in () if node is None else node.next_functions:
+            if below is not None and below not in seen:
+                seen.add(below)
+                stack.append(below)
+    return leaves
 
 
 def _norm(gradients: list[Tensor | None], device: torch.device) -> Tensor:

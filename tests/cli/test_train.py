@@ -1,0 +1,86 @@
+"""`ctm-fast train`: teacher, student, resume, and clear refusals."""
+
+import json
+
+import pytest
+import torch
+
+from ctm_fast import data
+from ctm_fast.checkpoints import header, load
+from ctm_fast.cli import main
+from ctm_fast.cli.train import describe, new_denoiser
+from ctm_fast.trainer import TrainConfig
+
+QUICK = ["--batch-size", "8", "--no-progress-bar", "--log-every", "1"]
+
+
+def train(out, *words, steps=2) -> int:
+    return main(["train", "--out", str(out), "--steps", str(steps), *QUICK, *words])
+
+
+def test_teacher_from_data(tmp_path, capsys) -> None:
+    assert train(tmp_path, "--seed", "4", "objective:dsm") == 0
+    path = tmp_path / "model.safetensors"
+    assert str(path) in capsys.readouterr().out
+    described = header(path)
+    assert described["kind"] == "denoiser"
+    assert described["sigma_data"] == pytest.approx(0.752, abs=1e-3)
+    assert described["provenance"]["step"] == 2
+    assert described["provenance"]["seed"] == 4
+    assert load(path).label_dim == 10
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+    assert (tmp_path / "previews" / "step-000002.png").is_file()
+
+
+def test_student_of_a_teacher_resumes_by_itself(tmp_path, teacher_file) -> None:
+    words = ["--teacher", str(teacher_file), "objective:ctm", "--objective.num-scales", "4"]
+    straight, halves = tmp_path / "a", tmp_path / "b"
+    assert train(straight, *words, steps=3) == 0
+    assert train(halves, *words, steps=3) == 0
+    resumed = json.loads((halves / "log.jsonl").read_text().splitlines()[-1])
+    assert resumed["step"] == 3
+    assert train(halves, *words, steps=3) == 0  # nothing left to do
+    a, b = (load(out / "model.safetensors") for out in (straight, halves))
+    assert a.kind == "trajectory"
+    for (name, p), q in zip(a.named_parameters(), b.parameters(), strict=True):
+        assert torch.equal(p, q), name
+
+
+def test_student_without_a_teacher(tmp_path) -> None:
+    mode = ["objective:ctm", "--objective.self-teacher", "jump", "--objective.num-scales", "4"]
+    assert train(tmp_path, *mode, steps=1) == 0
+    assert load(tmp_path / "model.safetensors").kind == "trajectory"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_teacher_in_half_precision(tmp_path, teacher_file, dtype) -> None:
+    words = ["--teacher", str(teacher_file), "--teacher-dtype", dtype]
+    assert train(tmp_path, *words, "objective:ctm", "--objective.num-scales", "4", steps=1) == 0
+
+
+def test_refusals(tmp_path, teacher_file, capsys) -> None:
+    for words, message in [
+        (["objective:ctm"], "needs --teacher"),
+        (["--teacher", str(teacher_file), "objective:dsm"], "leave --teacher out"),
+        (["--data", "cats", "objective:dsm"], "cats"),
+        (["--net", "resnet", "objective:dsm"], "unknown network 'resnet'"),
+        (
+            ["--teacher", str(teacher_file), "--teacher-dtype", "int8", "objective:ctm"],
+            "unknown teacher_dtype 'int8'",
+        ),
+    ]:
+        assert train(tmp_path, *words) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_new_denoiser_takes_shape_classes_and_sigma_data_from_the_data() -> None:
+    digits = data.open("digits")
+    model = new_denoiser("digits", digits, seed=0)
+    assert (model.img_channels, model.img_resolution, model.label_dim) == (1, 8, 10)
+    assert model.sigma_data == digits.sigma_data
+    assert model.precond.noise_embedding == "quarter_log"
+    assert new_denoiser("digits", digits, seed=0, destination=True).kind == "trajectory"
+
+
+def test_describe_names_only_what_differs() -> None:
+    assert describe(TrainConfig(lr=0.5, steps=3)) == {"lr": 0.5, "steps": 3}
