@@ -72,8 +72,9 @@ void forward(const GroupNorm& op, const Part& part, double eps, void* y, float* 
   each_block(op, part, [&](const Block& block) {
     const In x = load(op.dtype, op.x, block, data);
     const Out out = target(op.dtype, y, block, s.block(Scratch::kData + 1));
-    (op.act ? silu_rows : affine_rows)(x, spread(a, block, s.block(Scratch::kSpread)),
-                                       spread(b, block, s.block(Scratch::kSpread + 1)), out,
+    (op.act ? silu_rows : affine_rows)(x, spread(center, block, s.block(Scratch::kSpread)),
+                                       spread(a, block, s.block(Scratch::kSpread + 1)),
+                                       spread(b, block, s.block(Scratch::kSpread + 2)), out,
                                        block.size);
     store(op.dtype, out, y, block);
   });
@@ -106,8 +107,8 @@ void backward(const GroupNorm& op, const Part& part, const void* dy, const float
     const In grad = load(op.dtype, dy, block, dy_data);
     if (!op.act) return grad;
     const Out dz{dz_data, block.size.width};
-    silu_grad_rows(x, grad, spread(a, block, spreads[0]), spread(b, block, spreads[1]), dz,
-                   block.size);
+    silu_grad_rows(x, grad, spread(center, block, spreads[0]), spread(a, block, spreads[1]),
+                   spread(b, block, spreads[2]), dz, block.size);
     return In{dz.data, dz.stride};
   };
 
@@ -116,7 +117,7 @@ void backward(const GroupNorm& op, const Part& part, const void* dy, const float
   each_block(op, part, [&](const Block& block) {
     const In x = load(op.dtype, op.x, block, x_data);
     const In dz = inner_grad(block, x);
-    moment_rows(x, dz, spread(center, block, spreads[2]), zeros(block, sums),
+    moment_rows(x, dz, spread(center, block, spreads[0]), zeros(block, sums),
                 zeros(block, moments), block.size);
     collect(sums, block, first);
     collect(moments, block, second);

@@ -46,20 +46,21 @@ inline void square_one(Source x, Source center, Target sums, Int width) {
   }
 }
 
-inline void affine_row(Source x, Source a, Source b, Target y, Int width) {
-  for (Int i = 0; i < width; ++i) y[i] = x[i] * a[i] + b[i];
+inline void affine_row(Source x, Source center, Source a, Source b, Target y, Int width) {
+  for (Int i = 0; i < width; ++i) y[i] = (x[i] - center[i]) * a[i] + b[i];
 }
 
-inline void silu_row(Source x, Source a, Source b, Target y, Int width) {
+inline void silu_row(Source x, Source center, Source a, Source b, Target y, Int width) {
   for (Int i = 0; i < width; ++i) {
-    const float v = x[i] * a[i] + b[i];
+    const float v = (x[i] - center[i]) * a[i] + b[i];
     y[i] = v * sigmoid(v);
   }
 }
 
-inline void silu_grad_row(Source x, Source dy, Source a, Source b, Target dz, Int width) {
+inline void silu_grad_row(Source x, Source dy, Source center, Source a, Source b, Target dz,
+                          Int width) {
   for (Int i = 0; i < width; ++i) {
-    const float v = x[i] * a[i] + b[i], s = sigmoid(v);
+    const float v = (x[i] - center[i]) * a[i] + b[i], s = sigmoid(v);
     dz[i] = dy[i] * (s + v * (s * (1.0f - s)));
   }
 }
@@ -89,10 +90,11 @@ inline void factor_row(Source weight, Source bias, Source scale, Source shift, S
                        Target center, Target a, Target b, Int count) {
   for (Int c = 0; c < count; ++c) {
     const double middle = mean[c] - pre[c], gain = 1.0 + scale[c];
-    const float slope = static_cast<float>(rstd[c] * weight[c] * gain);
-    center[c] = static_cast<float>(middle);
-    a[c] = slope;
-    b[c] = static_cast<float>(bias[c] * gain + shift[c] - middle * slope);
+    const float near = static_cast<float>(middle);
+    center[c] = near;
+    a[c] = static_cast<float>(rstd[c] * weight[c] * gain);
+    // What rounding took from the center matters where the mean is large.
+    b[c] = static_cast<float>(bias[c] * gain + shift[c] + (near - middle) * a[c]);
   }
 }
 
@@ -151,21 +153,23 @@ CTM_FAST_CLONES void square_rows(In x, const float* center, float* sums, Size si
   for (; r < size.rows; ++r) square_one(x.data + r * x.stride, center, sums, size.width);
 }
 
-CTM_FAST_CLONES void affine_rows(In x, const float* a, const float* b, Out y, Size size) {
+CTM_FAST_CLONES void affine_rows(In x, const float* center, const float* a, const float* b, Out y,
+                                 Size size) {
   for (Int r = 0; r < size.rows; ++r)
-    affine_row(x.data + r * x.stride, a, b, y.data + r * y.stride, size.width);
+    affine_row(x.data + r * x.stride, center, a, b, y.data + r * y.stride, size.width);
 }
 
-CTM_FAST_CLONES void silu_rows(In x, const float* a, const float* b, Out y, Size size) {
+CTM_FAST_CLONES void silu_rows(In x, const float* center, const float* a, const float* b, Out y,
+                               Size size) {
   for (Int r = 0; r < size.rows; ++r)
-    silu_row(x.data + r * x.stride, a, b, y.data + r * y.stride, size.width);
+    silu_row(x.data + r * x.stride, center, a, b, y.data + r * y.stride, size.width);
 }
 
-CTM_FAST_CLONES void silu_grad_rows(In x, In dy, const float* a, const float* b, Out dz,
-                                    Size size) {
+CTM_FAST_CLONES void silu_grad_rows(In x, In dy, const float* center, const float* a,
+                                    const float* b, Out dz, Size size) {
   for (Int r = 0; r < size.rows; ++r)
-    silu_grad_row(x.data + r * x.stride, dy.data + r * dy.stride, a, b, dz.data + r * dz.stride,
-                  size.width);
+    silu_grad_row(x.data + r * x.stride, dy.data + r * dy.stride, center, a, b,
+                  dz.data + r * dz.stride, size.width);
 }
 
 CTM_FAST_CLONES void moment_rows(In x, In dz, const float* center, float* first, float* second,

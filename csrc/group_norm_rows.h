@@ -28,12 +28,13 @@ void narrow_half_rows(In from, std::uint16_t* to, std::int64_t stride, Size size
 void sum_rows(In x, float* sums, Size size);
 void square_rows(In x, const float* center, float* sums, Size size);
 
-// y = a x + b, and its SiLU
-void affine_rows(In x, const float* a, const float* b, Out y, Size size);
-void silu_rows(In x, const float* a, const float* b, Out y, Size size);
+// y = a (x - center) + b, and its SiLU
+void affine_rows(In x, const float* center, const float* a, const float* b, Out y, Size size);
+void silu_rows(In x, const float* center, const float* a, const float* b, Out y, Size size);
 
-// dz = dy SiLU'(a x + b)
-void silu_grad_rows(In x, In dy, const float* a, const float* b, Out dz, Size size);
+// dz = dy SiLU'(a (x - center) + b)
+void silu_grad_rows(In x, In dy, const float* center, const float* a, const float* b, Out dz,
+                    Size size);
 
 // first += dz; second += dz (x - center)
 void moment_rows(In x, In dz, const float* center, float* first, float* second, Size size);
@@ -47,7 +48,7 @@ struct Factors {
   const float *weight, *bias, *scale, *shift, *pre;
 };
 
-// x - center is the normalised x over rstd, and a x + b is what SiLU is applied to.
+// x - center is the normalised x over rstd, and a (x - center) + b is what SiLU is applied to.
 void set_coefficients(const Factors& f, const double* mean, const double* rstd, float* center,
                       float* a, float* b, std::int64_t count);
 

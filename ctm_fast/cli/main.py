@@ -77,7 +77,7 @@ class _WrongArguments(Exception):
 
 def _first_sentence(text: str) -> str:
     """The message inside tyro's box, up to its first rule, without the frame."""
-    body = []
+    body: list[str] = []
     for line in text.splitlines()[1:]:
         words = _FRAME.sub("", line).strip()
         if not words and body:

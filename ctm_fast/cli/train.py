@@ -66,17 +66,20 @@ class Train:
         return 0
 
     def _student(self, dataset: ImageDataset, teacher: Denoiser | None) -> Denoiser:
-        distils = isinstance(self.objective, CTM)
-        if distils and teacher is not None:
+        if not isinstance(self.objective, CTM):
+            if teacher is not None:
+                raise ValueError(
+                    "objective:dsm trains a teacher and takes none; leave --teacher out"
+                )
+            return new_denoiser(self.net, dataset, self.train.seed)
+        if teacher is not None:
             return models.student_from(teacher, self.train.seed)
-        if distils and self.objective.self_teacher is None:
+        if "teacher" in self.objective.needs:
             raise ValueError(
                 "objective:ctm needs --teacher MODEL.safetensors, or --objective.self-teacher "
                 "heun_denoiser to train without one"
             )
-        if not distils and teacher is not None:
-            raise ValueError("objective:dsm trains a teacher and takes none; leave --teacher out")
-        return new_denoiser(self.net, dataset, self.train.seed, destination=distils)
+        return new_denoiser(self.net, dataset, self.train.seed, destination=True)
 
 
 def new_denoiser(

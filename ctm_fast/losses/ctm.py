@@ -47,6 +47,9 @@ def _teacher(models: Models) -> Denoiser:
     return models.teacher
 
 
+_DISTANCES = "ctm_fast.losses.distances:DISTANCES"
+_DENSITIES = "ctm_fast.densities:DENSITIES"
+
 # Who computes a jump. Official names: model, target_model_sg, and `no` for "stay at u".
 NETWORKS: dict[str, NetworkOf] = {"student": _student, "target": _target}
 
@@ -86,17 +89,13 @@ class CTM:
     num_scales: int = 18  # grid size N; 18 CIFAR-10, 40 ImageNet-64
     rho: float = RHO  # exponent of the Karras grid
     levels: TrajectoryLevels = field(default_factory=TrajectoryLevels)  # how n, t, u, s are drawn
-    distance: AnyDistance = choice(
-        "ctm_fast.losses.distances:DISTANCES", PseudoHuber
-    )  # of the two ends
+    distance: AnyDistance = choice(_DISTANCES, PseudoHuber)  # how the two ends are compared
     weighting: str = "uniform"  # weight of the consistency term, see `losses.weightings`
     consistency_weight: float = 1.0  # factor of the consistency term, >= 0
     denoising_weight: float = 1.0  # factor of the DSM term; 0 switches it off
     adaptive: bool = True  # balance DSM against consistency by gradient norms (Section 3.3)
     adaptive_cap: float = 1e4  # largest adaptive weight
-    density: AnyDensity = choice(
-        "ctm_fast.densities:DENSITIES", HalfLogNormal
-    )  # levels of the DSM term
+    density: AnyDensity = choice(_DENSITIES, HalfLogNormal)  # noise levels of the DSM term
     estimate_outer: str = "target"  # who carries the estimate s -> sigma_min: target | student
     target_inner: str = "student"  # who jumps u -> s: student (official) | target (paper) | none
     target_matching: bool = False  # estimate jumps t -> u instead of t -> s

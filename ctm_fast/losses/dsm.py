@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,13 +45,24 @@ class DSM:
     density: AnyDensity = choice("ctm_fast.densities:DENSITIES", LogNormal)  # training noise levels
     label_dropout: float = 0.0  # share of images trained without label, in [0, 1]
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    terms: ClassVar[tuple[str, ...]] = ("dsm",)
-    balance: ClassVar[dict[str, Balance]] = {}
-
     def __post_init__(self) -> None:
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout must be in [0, 1], got {self.label_dropout}")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Nothing but the student."""
+        return frozenset()
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The one term."""
+        return ("dsm",)
+
+    @property
+    def balance(self) -> dict[str, Balance]:
+        """Nothing to balance."""
+        return {}
 
     def draw(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -78,9 +79,20 @@ class Objective(Protocol):
     Results depend neither on the number of ranks nor on the microbatch size.
     """
 
-    needs: frozenset[str]  # subset of {"target", "teacher"}
-    terms: tuple[str, ...]  # the first one is the reference of adaptive weights
-    balance: dict[str, Balance]  # terms with an adaptive weight
+    @property
+    def needs(self) -> frozenset[str]:
+        """Subset of {"target", "teacher"}."""
+        ...
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms; the first one is the reference of adaptive weights."""
+        ...
+
+    @property
+    def balance(self) -> Mapping[str, Balance]:
+        """Terms with an adaptive weight."""
+        ...
 
     def draw(
         self,

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import kernels
+
 
 class Conv2d(nn.Conv2d):
     """Stride-1 convolution that keeps the image size. Weights are set by the network's `init`."""
@@ -138,33 +140,10 @@ def norm_act(
         scale_shift: (batch or 1, 2C); the normalised x becomes x (1 + scale) + shift.
         act: False leaves the SiLU out.
     """
-    added = None if bias is None else bias[:, :, None, None]
-    thin = x.shape[1] < 4 * norm.num_groups
-    if thin and x.device.type == "cpu" and x.dtype == torch.float32:
-        added = _centring(x, norm.num_groups, added)
-    if added is not None:
-        x = x + added
-    x = F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
-    if scale_shift is not None:
-        scale, shift = scale_shift[:, :, None, None].chunk(2, dim=1)
-        x = torch.addcmul(shift, x, scale + 1)
-    return F.silu(x) if act else x
-
-
-def _centring(x: Tensor, groups: int, added: Tensor | None) -> Tensor:
-    """`added` minus an estimate of every group's mean: (batch, C, 1, 1).
-
-    PyTorch's channels-last CPU kernel computes a variance as E[x^2] - E[x]^2, which cancels where
-    the mean is large; in groups of one to three channels it easily is. Group norm does not see a
-    shift of a whole group, so the shift takes no part in gradients.
-    """
-    row = x.detach()[:, :, x.shape[2] // 2].mean(-1)
-    if added is not None:
-        row = row + added.detach().flatten(1)
-    batch, channels = row.shape
-    mean = row.view(batch, groups, -1).mean(2, keepdim=True)
-    shift = mean.expand(-1, -1, channels // groups).reshape(batch, channels, 1, 1)
-    return -shift if added is None else added - shift
+    scale, shift = (None, None) if scale_shift is None else scale_shift.chunk(2, dim=1)
+    return kernels.group_norm(
+        x, norm.num_groups, norm.weight, norm.bias, norm.eps, scale, shift, bias, act
+    )
 
 
 def pixel_attention(qkv: Tensor, num_heads: int) -> Tensor:

@@ -41,6 +41,7 @@ class TrainConfig:
 
     steps: int = 10_000  # optimizer steps in all, >= 1
     batch_size: int = 256  # images per optimizer step, over all processes
+    # Results do not depend on it, except that dropout masks are drawn per microbatch.
     microbatch: int | None = None  # images per backward pass of one process; None: all at once
     optimizer: Optimizer = "radam"  # radam | adam
     lr: float = 4e-4  # learning rate, > 0

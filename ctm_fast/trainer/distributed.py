@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from .differences import differences
+
 
 @dataclass(frozen=True)
 class World:
@@ -100,17 +102,18 @@ def any_process(world: World, flag: bool) -> bool:
 
 
 def check_same(world: World, what: str, value: Any) -> None:
-    """Raise ValueError unless `value` (JSON types) is the same on all processes."""
+    """Raise ValueError unless `value` (JSON types) is the same on all processes.
+
+    The message names the fields that differ.
+    """
     if world.size == 1:
         return
     found: list[Any] = [None] * world.size
     dist.all_gather_object(found, value)
     for rank, other in enumerate(found):
-        if other != found[0]:
-            raise ValueError(
-                f"{what} differs between processes: process 0 has {found[0]}, "
-                f"process {rank} has {other}"
-            )
+        different = list(differences(found[0], other, "process 0", f"process {rank}"))
+        if different:
+            raise ValueError(f"{what} differs between processes:\n  " + "\n  ".join(different))
 
 
 @torch.no_grad()

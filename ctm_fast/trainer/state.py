@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..losses import OBJECTIVES
 from ..models import config_to_json
 from ..registry import fields_to_json
 from .config import TrainConfig
+from .differences import differences
 
 FORMAT, VERSION = "training", 1
 
@@ -79,17 +80,6 @@ def describe_denoiser(denoiser: Denoiser) -> dict[str, Any]:
     }
 
 
-def differences(saved: Any, own: Any, name: str = "") -> Iterator[str]:
-    """Lines "field: checkpoint has ..., this run has ..." for all leaves that differ."""
-    if isinstance(saved, Mapping) and isinstance(own, Mapping):
-        for key in sorted({*saved, *own}):
-            absent = "nothing"
-            below = f"{name}.{key}" if name else key
-            yield from differences(saved.get(key, absent), own.get(key, absent), below)
-    elif saved != own:
-        yield f"{name}: checkpoint has {saved}, this run has {own}"
-
-
 def collect(
     modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
@@ -120,7 +110,7 @@ def load(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], di
             f"{path} has training format version {header.get('version')!r}; "
             f"this version of ctm_fast reads {VERSION}"
         )
-    different = list(differences(header["identity"], identity))
+    different = list(differences(header["identity"], identity, "checkpoint", "this run"))
     if different:
         raise ValueError(
             f"{path} belongs to a run with other settings; use another folder, or the same "

@@ -169,6 +169,7 @@ class Trainer:
         with writing, Signals() as signals, bar:
             self._write_config()
             self._log.cut(self.step)
+            self._monitor.stop = False
             begun = self.step
             while self.step < self.config.steps and not self._stopping(signals):
                 self._advance(signals)

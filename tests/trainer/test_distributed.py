@@ -50,6 +50,7 @@ def test_two_processes_resume(two_processes):
 def test_configurations_have_to_agree(two_processes):
     for text in results(two_processes, "different_configuration"):
         assert text.startswith("ValueError: the run's configuration differs between processes")
+        assert text.splitlines()[1:] == ["  train.lr: process 0 has 0.01, process 1 has 0.02"]
 
 
 def test_a_bad_loss_on_one_process_stops_all(two_processes):

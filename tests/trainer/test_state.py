@@ -11,16 +11,6 @@ from ctm_fast.trainer import TrainConfig, state
 from tests.trainer import tiny
 
 
-def test_differences_name_the_leaves():
-    saved = {"a": {"b": 1, "c": [1, 2]}, "d": None}
-    own = {"a": {"b": 2, "c": [1, 2]}, "e": 5}
-    assert list(state.differences(saved, own)) == [
-        "a.b: checkpoint has 1, this run has 2",
-        "d: checkpoint has None, this run has nothing",
-        "e: checkpoint has nothing, this run has 5",
-    ]
-
-
 def test_free_options_are_options():
     assert {field.name for field in dataclasses.fields(TrainConfig)} >= state.FREE
 
