@@ -69,9 +69,8 @@ void forward(const Args& args, double eps, Address y, Address mean, Address rstd
   group_norm_cpu(op, eps, address<void>(y), address(mean), address(rstd), threads);
 }
 
-void backward(const Args& args, Address dy, Address mean, Address rstd, Address dx,
-              Address dweight, Address dbias, Address dscale, Address dshift, Address dpre,
-              int threads) {
+void backward(const Args& args, Address dy, Address mean, Address rstd, Address dx, Address dweight,
+              Address dbias, Address dscale, Address dshift, Address dpre, int threads) {
   const GroupNorm op = group_norm(args, threads);
   if (!dy || !mean || !rstd || !dx || !dweight || !dbias) {
     throw std::invalid_argument("null address");

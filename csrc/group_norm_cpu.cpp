@@ -56,8 +56,8 @@ void forward(const GroupNorm& op, const Part& part, double eps, void* y, float* 
 
   cleared(total, part);
   each_block(op, part, [&](const Block& block) {
-    square_rows(load(op.dtype, op.x, block, data),
-                spread(center, block, s.block(Scratch::kSpread)), zeros(block, sums), block.size);
+    square_rows(load(op.dtype, op.x, block, data), spread(center, block, s.block(Scratch::kSpread)),
+                zeros(block, sums), block.size);
     collect(sums, block, total);
   });
   for (Int g = 0; g < groups; ++g) {
@@ -117,8 +117,8 @@ void backward(const GroupNorm& op, const Part& part, const void* dy, const float
   each_block(op, part, [&](const Block& block) {
     const In x = load(op.dtype, op.x, block, x_data);
     const In dz = inner_grad(block, x);
-    moment_rows(x, dz, spread(center, block, spreads[0]), zeros(block, sums),
-                zeros(block, moments), block.size);
+    moment_rows(x, dz, spread(center, block, spreads[0]), zeros(block, sums), zeros(block, moments),
+                block.size);
     collect(sums, block, first);
     collect(moments, block, second);
   });

@@ -7,7 +7,8 @@
 // GCC builds each function for three instruction sets and picks one when the module is loaded.
 #if defined(__x86_64__) && defined(__ELF__) && defined(__GLIBC__) && !defined(__clang__) && \
     __GNUC__ >= 12
-#define CTM_FAST_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define CTM_FAST_CLONES \
+  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define CTM_FAST_CLONES
 #endif
@@ -51,8 +52,7 @@ inline std::uint16_t narrow_half(float value) {
   const std::uint32_t sign = (bits >> 16) & 0x8000u;
   const std::uint32_t magnitude = bits & 0x7FFFFFFFu;
   // Normal halves: round the 13 lost bits to even, then move the exponent to half's bias.
-  const std::uint32_t normal =
-      (magnitude + 0x0FFFu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
+  const std::uint32_t normal = (magnitude + 0x0FFFu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
   // Subnormal halves: adding 0.5 makes the adder round to a multiple of 2^-24.
   const std::uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - 0x3F000000u;
   const std::uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;

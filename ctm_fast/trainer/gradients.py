@@ -188,6 +188,12 @@ class StepGradients:
             )
         self._synchronised = True
 
+    def release(self) -> None:
+        """Let go of DistributedDataParallel, which keeps the process group alive."""
+        if isinstance(self.module, DistributedDataParallel):
+            self.module = self.module.module
+            self._synchronised = False
+
     @contextmanager
     def _sync(self, last: bool) -> Iterator[None]:
         module: Any = self.module
