@@ -1,19 +1,10 @@
 // The Heun updates on the CPU: conversions and arithmetic over blocks that stay in the L1 cache.
 
 #include <algorithm>
-#include <cstring>
 #include <type_traits>
 
 #include "heun.h"
-
-// GCC builds each function for three instruction sets and picks one when the module is loaded.
-#if defined(__x86_64__) && defined(__ELF__) && defined(__GLIBC__) && !defined(__clang__) && \
-    __GNUC__ >= 12
-#define CTM_FAST_CLONES \
-  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define CTM_FAST_CLONES
-#endif
+#include "simd.h"
 
 namespace ctm_fast {
 namespace {
@@ -21,47 +12,6 @@ namespace {
 constexpr std::int64_t kBlock = 1024;           // elements converted and computed at a time
 constexpr std::int64_t kChunk = 16 * kBlock;    // elements of one piece of parallel work
 constexpr std::int64_t kSerialBytes = 1 << 16;  // below this, waking threads costs more
-
-inline std::uint32_t bits_of(float value) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
-inline float float_of(std::uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-inline float widen_half(std::uint16_t half) {
-  const std::uint32_t magnitude = static_cast<std::uint32_t>(half & 0x7FFFu) << 13;
-  const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000u) << 16;
-  // 2^112 moves the exponent to float's bias and makes half's subnormals normal.
-  const std::uint32_t finite = bits_of(float_of(magnitude) * 0x1p112f);
-  const std::uint32_t infinite = magnitude | 0x7F800000u;
-  return float_of(sign | (magnitude < 0x0F800000u ? finite : infinite));
-}
-
-inline std::uint16_t narrow_half(float value) {
-  const std::uint32_t bits = bits_of(value);
-  const std::uint32_t sign = (bits >> 16) & 0x8000u;
-  const std::uint32_t magnitude = bits & 0x7FFFFFFFu;
-  // Normal halves: round the 13 lost bits to even, then move the exponent to half's bias.
-  const std::uint32_t normal = (magnitude + 0x0FFFu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
-  // Subnormal halves: adding 0.5 makes the adder round to a multiple of 2^-24.
-  const std::uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - 0x3F000000u;
-  const std::uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
-  const std::uint32_t large = magnitude > 0x7F800000u ? 0x7E00u : 0x7C00u;
-  return static_cast<std::uint16_t>(sign | (magnitude < 0x477FF000u ? finite : large));
-}
-
-inline std::uint16_t narrow_bfloat(float value) {
-  const std::uint32_t bits = bits_of(value);
-  const std::uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
-  const bool is_nan = (bits & 0x7FFFFFFFu) > 0x7F800000u;
-  return static_cast<std::uint16_t>(is_nan ? ((bits >> 16) | 0x40u) : rounded);
-}
 
 }  // namespace
 
@@ -75,8 +25,7 @@ inline std::uint16_t narrow_bfloat(float value) {
     }                                                                                \
   }
 CTM_FAST_CONVERSION(half_to_float, std::uint16_t, float, widen_half(v))
-CTM_FAST_CONVERSION(bfloat_to_float, std::uint16_t, float,
-                    float_of(static_cast<std::uint32_t>(v) << 16))
+CTM_FAST_CONVERSION(bfloat_to_float, std::uint16_t, float, widen_bfloat(v))
 CTM_FAST_CONVERSION(float_to_half, float, std::uint16_t, narrow_half(v))
 CTM_FAST_CONVERSION(float_to_bfloat, float, std::uint16_t, narrow_bfloat(v))
 CTM_FAST_CONVERSION(float_to_double, float, double, static_cast<double>(v))

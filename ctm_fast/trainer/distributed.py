@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import sys
 from dataclasses import dataclass
@@ -48,7 +49,12 @@ def start() -> World:
 
 
 def stop() -> None:
-    """Leave the process group, if there is one."""
+    """Leave the process group, if there is one.
+
+    gloo's threads may still hold the last tensors, and abort the program when they let go of them
+    while Python is shutting down. They are joined when nothing refers to the group any more.
+    """
+    gc.collect()
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

@@ -185,9 +185,11 @@ class Trainer:
             if self.step > begun:
                 self.save()
             if distributed.any_process(self.world, signals.asked is not None):
+                self._gradients.release()
                 signals.leave()
             if self.step > begun and not _due(self.step, self.config.preview_every):
                 self._call_back()
+        self._gradients.release()
         return Summary(
             self.step,
             self.images_seen,
