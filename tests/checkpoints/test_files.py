@@ -1,3 +1,5 @@
+"""Files appear whole or not at all, and damage is found."""
+
 import json
 
 import pytest

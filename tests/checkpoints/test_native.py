@@ -1,3 +1,5 @@
+"""Model files: exact round trip and clear refusals."""
+
 import json
 import pickle
 

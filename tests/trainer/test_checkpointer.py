@@ -1,3 +1,5 @@
+"""Saving and resuming: kept files, refusals, every process of the same mind."""
+
 import os
 import random
 import signal

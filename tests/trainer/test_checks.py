@@ -1,3 +1,5 @@
+"""Objectives, networks and data that do not fit together are refused by name."""
+
 import dataclasses
 from typing import ClassVar
 

@@ -1,3 +1,5 @@
+"""Training options: ranges, JSON round trip, learning-rate ramps."""
+
 import dataclasses
 import json
 

@@ -1,3 +1,5 @@
+"""The fields in which a folder's run differs from the new one."""
+
 from ctm_fast.trainer.differences import differences
 
 

@@ -1,3 +1,5 @@
+"""Two processes equal one with the double batch; agreement between processes."""
+
 import json
 
 import pytest

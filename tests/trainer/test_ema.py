@@ -1,3 +1,5 @@
+"""Averages: closed form, half-lives, ramp-up."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Batches and random numbers are functions of the seed and the step."""
+
 import pytest
 import torch
 

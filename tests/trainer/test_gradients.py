@@ -1,3 +1,5 @@
+"""Gradients of a step: microbatches, adaptive weights, dropout."""
+
 import dataclasses
 
 import pytest

@@ -1,3 +1,5 @@
+"""Numbers that are not finite stop the run and are named."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""The log and its window: means, resume, lines cut off by a kill."""
+
 import json
 
 import torch

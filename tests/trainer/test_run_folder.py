@@ -1,3 +1,5 @@
+"""Run folders: newest checkpoint, leftovers, one run at a time."""
+
 import pytest
 
 from ctm_fast.trainer.run_folder import RunFolder

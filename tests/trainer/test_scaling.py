@@ -1,3 +1,5 @@
+"""Loss scaling of fp16: overflow, growth, state."""
+
 import pytest
 import torch
 

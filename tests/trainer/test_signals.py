@@ -1,3 +1,5 @@
+"""SIGTERM and Ctrl-C end at a step boundary with everything saved."""
+
 import os
 import signal
 import threading

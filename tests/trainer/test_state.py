@@ -1,3 +1,5 @@
+"""Training checkpoints: exact round trip, damage, other runs' files."""
+
 import dataclasses
 import json
 

@@ -1,3 +1,5 @@
+"""The trainer as a whole: steps, resume, precision, callbacks."""
+
 import pytest
 import torch
 
