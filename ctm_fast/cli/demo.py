@@ -20,7 +20,7 @@ from ..losses import CTM, DSM
 from ..registry import fields_to_json
 from ..sampler import Sampler
 from ..trainer import TrainConfig, Trainer
-from .budgets import BUDGETS, Budget, BudgetName
+from .budgets import BUDGETS, SIGMA_RANGE, Budget, BudgetName
 from .demo_report import NFES, TEACHER_STEPS, Measured, content
 from .pictures import preview
 from .train import new_denoiser, save_average
@@ -85,17 +85,18 @@ class Demo:
 
     def _teacher(self, budget: Budget, dataset: ImageDataset, out: Path) -> Denoiser:
         print(f"1/2 EDM teacher, {budget.teacher.steps} steps")
-        net = new_denoiser(budget.net, dataset, self.seed, **budget.net_options)
-        config = budget.teacher.replace(seed=self.seed)
-        return self._fit("teacher", DSM(), net, None, dataset, config, out)
+        net = new_denoiser(
+            budget.net, dataset, self.seed, sigma_range=SIGMA_RANGE, **budget.net_options
+        )
+        return self._fit("teacher", DSM(), net, None, dataset, self._own(budget.teacher), out)
 
     def _student(
         self, budget: Budget, dataset: ImageDataset, teacher: Denoiser, out: Path
     ) -> Denoiser:
         print(f"2/2 CTM distillation, {budget.student.steps} steps")
         net = models.student_from(teacher, self.seed)
-        frozen = teacher.frozen(_teacher_dtype())
-        config = budget.student.replace(seed=self.seed)
+        frozen = teacher.frozen(torch.bfloat16 if has_fast_bfloat16() else None)
+        config = self._own(budget.student)
         return self._fit("student", budget.objective, net, frozen, dataset, config, out)
 
     def _fit(
@@ -143,18 +144,21 @@ class Demo:
         return {
             "budget": self.budget,
             "seed": self.seed,
+            "sigma range": SIGMA_RANGE,
             "network": {"preset": budget.net, **budget.net_options},
-            "teacher": asdict(budget.teacher.replace(seed=self.seed)),
-            "student": asdict(budget.student.replace(seed=self.seed)),
+            "teacher": asdict(self._own(budget.teacher)),
+            "student": asdict(self._own(budget.student)),
             "objective": fields_to_json(budget.objective),
-            "teacher dtype": str(_teacher_dtype()).removeprefix("torch."),
         }
 
+    def _own(self, config: TrainConfig) -> TrainConfig:
+        precision = "bf16" if has_fast_bfloat16() else "fp32"
+        return config.replace(seed=self.seed, precision=precision)
 
-def _teacher_dtype() -> torch.dtype:
-    """bfloat16 where the processor multiplies it in hardware, else float32."""
-    tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return torch.bfloat16 if tiles() else torch.float32
+
+def has_fast_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 matrices in hardware (AMX)."""
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
 def _seconds(folder: Path) -> float:

@@ -17,6 +17,7 @@ from ..data import ImageDataset
 from ..denoiser import Denoiser
 from ..losses import CTM, DSM
 from ..precond import EDM, Preconditioning
+from ..sigmas import SIGMA_MAX, SIGMA_MIN
 from ..trainer import TrainConfig, Trainer
 from .pictures import preview
 
@@ -83,7 +84,12 @@ class Train:
 
 
 def new_denoiser(
-    name: str, dataset: ImageDataset, seed: int, destination: bool = False, **overrides: object
+    name: str,
+    dataset: ImageDataset,
+    seed: int,
+    destination: bool = False,
+    sigma_range: tuple[float, float] = (SIGMA_MIN, SIGMA_MAX),
+    **overrides: object,
 ) -> Denoiser:
     """Denoiser with random weights for a data set: its shape, classes and measured sigma_data."""
     channels, _, resolution = dataset.shape
@@ -99,7 +105,7 @@ def new_denoiser(
     # The published ADM networks are told 250 ln(sigma), the others ln(sigma) / 4.
     embedding = "log_250" if isinstance(net, models.ADMUNet) else "quarter_log"
     precond = Preconditioning(EDM(dataset.sigma_data), noise_embedding=embedding)
-    return Denoiser(net, precond)
+    return Denoiser(net, precond, sigma_min=sigma_range[0], sigma_max=sigma_range[1])
 
 
 def save_average(trainer: Trainer, path: Path, dataset: ImageDataset) -> Path:
