@@ -182,8 +182,16 @@ class Denoiser(nn.Module):
             scaled: (batch, C, H, W) images times c_in.
             c_noise: (batch,) noise embedding input.
             labels: as in `forward`.
+
+        Raises:
+            ValueError: for a network that does not give them.
         """
-        features: Callable[..., list[Tensor]] = self.net.features  # type: ignore[assignment]
+        features: Callable[..., list[Tensor]] | None = getattr(self.net, "features", None)
+        if features is None:
+            raise ValueError(
+                f"a {type(self.net).__name__} has no encoder features; use a distance that "
+                "compares pixels, for example PseudoHuber"
+            )
         return self._in_own_dtype(features, scaled, c_noise, labels)
 
     def _in_own_dtype(

@@ -65,7 +65,7 @@ class Registry:
 
 
 def choice(registry: str, default_factory: Any) -> Any:
-    """Dataclass field that holds one of several registered dataclasses.
+    """Dataclass field that holds one of several registered dataclasses, or None.
 
     Args:
         registry: "module:NAME" of the `Registry` that knows the alternatives.
@@ -106,7 +106,7 @@ def _registry_of(field: dataclasses.Field[Any]) -> Registry | None:
 
 
 def _plain(value: Any, registry: Registry | None = None) -> Any:
-    if registry is not None:
+    if registry is not None and value is not None:
         return registry.to_json(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return fields_to_json(value)
@@ -117,7 +117,7 @@ def _plain(value: Any, registry: Registry | None = None) -> Any:
 
 def _restored(field: dataclasses.Field[Any], value: Any) -> Any:
     registry = _registry_of(field)
-    if registry is not None:
+    if registry is not None and value is not None:
         return registry.from_json(value)
     if isinstance(value, Mapping) and dataclasses.is_dataclass(field.default_factory):
         return fields_from_json(field.default_factory, value, field.name)

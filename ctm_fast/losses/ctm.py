@@ -20,7 +20,7 @@ from ..registry import choice
 from ..sigmas import RHO, karras_sigmas
 from ..solvers.heun import heun_solve
 from ..timesteps import TrajectoryLevels
-from .distances import AnyDistance, Distance, PseudoHuber
+from .distances import AnyDistance, Distance, PseudoHuber, TeacherFeatures
 from .dsm import denoising_loss, noised
 from .objective import Balance, Batch, Models
 from .weightings import weighting
@@ -80,7 +80,7 @@ class CTM:
     """Soft trajectory consistency with denoising score matching (CTM + DSM).
 
     Defaults are those of the published CIFAR-10 runs, except the distance: LPIPS needs external
-    weights, so pseudo-Huber is the default here.
+    weights, so the default is `TeacherFeatures`, and `PseudoHuber` without a teacher.
 
     Raises:
         ValueError: for an unknown choice, or for an estimate through which no gradient flows.
@@ -89,7 +89,7 @@ class CTM:
     num_scales: int = 18  # grid size N; 18 CIFAR-10, 40 ImageNet-64
     rho: float = RHO  # exponent of the Karras grid
     levels: TrajectoryLevels = field(default_factory=TrajectoryLevels)  # how n, t, u, s are drawn
-    distance: AnyDistance = choice(_DISTANCES, PseudoHuber)  # how the two ends are compared
+    distance: AnyDistance | None = choice(_DISTANCES, lambda: None)  # None: see `compared_by`
     weighting: str = "uniform"  # weight of the consistency term, see `losses.weightings`
     consistency_weight: float = 1.0  # factor of the consistency term, >= 0
     denoising_weight: float = 1.0  # factor of the DSM term; 0 switches it off
@@ -174,7 +174,7 @@ class CTM:
         low = sigmas[-1].expand_as(at)
         images = jump_moved(_target(models), x_s, at, low, labels)
         draw.update(t=t, s=u if self.target_matching else s, x_t=x_t)
-        for name, kept in self._distance.targets(images, labels, models).items():
+        for name, kept in self.compared_by.targets(images, labels, models).items():
             draw[f"target_{name}"] = kept
 
     def estimate(self, batch: Batch, models: Models) -> Tensor:
@@ -202,13 +202,16 @@ class CTM:
         prefix = "target_"
         targets = {k.removeprefix(prefix): v for k, v in draw.items() if k.startswith(prefix)}
         estimate = self.estimate(batch, models)
-        distance = self._distance(estimate, targets, batch.labels, models)
+        distance = self.compared_by(estimate, targets, batch.labels, models)
         weight = weighting(self.weighting)(draw["t"], draw["s"], student.sigma_data)
         return self.consistency_weight * weight * distance
 
     @property
-    def _distance(self) -> Distance:
-        return self.distance
+    def compared_by(self) -> Distance:
+        """The distance in use: `distance`, or the default for training with or without teacher."""
+        if self.distance is not None:
+            return self.distance
+        return PseudoHuber() if self.self_teacher else TeacherFeatures()
 
 
 def _check(name: str, value: str, allowed: Any) -> None:

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from ctm_fast.losses import CTM, L2, Batch, Models, PseudoHuber, evaluate
+from ctm_fast.losses import CTM, L2, Batch, Models, PseudoHuber, TeacherFeatures, evaluate
 from ctm_fast.losses.ctm import jump_moved
 from ctm_fast.registry import fields_from_json, fields_to_json
 from ctm_fast.rng import stream
@@ -122,6 +122,7 @@ def test_estimate_and_target_are_the_published_compositions(
 ) -> None:
     objective = CTM(
         num_scales=8,
+        distance=PseudoHuber(),
         levels=TrajectoryLevels(max_steps=3, per_sample=per_sample),
         estimate_outer=outer,
         target_inner=inner,
@@ -135,7 +136,7 @@ def test_estimate_and_target_are_the_published_compositions(
 
 def test_gradient_reaches_the_student_through_the_frozen_target_only() -> None:
     levels = TrajectoryLevels(max_steps=2)
-    objective = CTM(num_scales=8, levels=levels)
+    objective = CTM(num_scales=8, distance=PseudoHuber(), levels=levels)
     _, target, batch, models = composed(objective)
     assert not target.requires_grad
     objective.loss("ctm", batch, models).mean().backward()
@@ -145,14 +146,14 @@ def test_gradient_reaches_the_student_through_the_frozen_target_only() -> None:
     # Carried by the student itself, the second jump adds its own gradient.
     through = models.student.net.number.grad.clone()
     models.student.net.number.grad = None
-    direct = CTM(num_scales=8, levels=levels, estimate_outer="student")
+    direct = CTM(num_scales=8, distance=PseudoHuber(), levels=levels, estimate_outer="student")
     direct.loss("ctm", batch, models).mean().backward()
     assert not torch.allclose(models.student.net.number.grad, through)
 
 
 def test_the_teacher_solve_costs_two_calls_per_step_and_identity_jumps_cost_none() -> None:
     levels = TrajectoryLevels(max_steps=5, step_count="fixed", destination="smallest")
-    objective = CTM(num_scales=8, levels=levels)
+    objective = CTM(num_scales=8, distance=PseudoHuber(), levels=levels)
     *_, models = composed(objective)
     assert models.teacher.net.calls == 10
     assert models.target.net.calls == 0
@@ -192,7 +193,7 @@ def test_identity_jumps_are_exact() -> None:
 
 
 def test_terms_do_not_depend_on_the_microbatch() -> None:
-    objective = CTM(num_scales=8, levels=TrajectoryLevels(max_steps=3))
+    objective = CTM(num_scales=8, distance=PseudoHuber(), levels=TrajectoryLevels(max_steps=3))
     _, _, batch, models = composed(objective)
     for term in objective.terms:
         whole = objective.loss(term, batch, models)
@@ -248,8 +249,15 @@ def test_without_dsm_there_is_one_term_and_no_balance() -> None:
     assert "dsm_noise" not in objective.draw(2, (1, 4, 4), stream(0))
 
 
-def test_json_round_trip() -> None:
-    objective = CTM(distance=PseudoHuber(0.03), levels=TrajectoryLevels(max_steps=4))
+def test_default_distance_needs_no_external_weights() -> None:
+    assert CTM().compared_by == TeacherFeatures()
+    assert CTM(self_teacher="jump").compared_by == PseudoHuber()
+    assert CTM(distance=L2()).compared_by == L2()
+
+
+@pytest.mark.parametrize("distance", [None, PseudoHuber(0.03), TeacherFeatures(sigma=0.3)])
+def test_json_round_trip(distance) -> None:
+    objective = CTM(distance=distance, levels=TrajectoryLevels(max_steps=4))
     assert fields_from_json(CTM, fields_to_json(objective), "ctm") == objective
 
 

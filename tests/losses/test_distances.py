@@ -92,6 +92,11 @@ def test_teacher_features_need_a_teacher() -> None:
         between(TeacherFeatures(), A, B)
 
 
+def test_teacher_features_need_a_network_that_has_them() -> None:
+    with pytest.raises(ValueError, match="a ConstantNet has no encoder features"):
+        between(TeacherFeatures(), A, B, Models(constant(0.0, True), None, constant(0.0, False)))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

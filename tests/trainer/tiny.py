@@ -35,12 +35,17 @@ class TinyNet(nn.Module):
     def forward(
         self, x: Tensor, c_noise: Tensor, c_noise_to: Tensor | None = None, labels: Any = None
     ) -> Tensor:
-        to = c_noise if c_noise_to is None else c_noise_to
-        added = self.levels(torch.stack([c_noise, to], 1).to(self.levels.weight))
+        hidden = self.hidden(x, c_noise, c_noise if c_noise_to is None else c_noise_to, labels)
+        return self.last_layer(self.dropout(hidden)) * self.scale
+
+    def features(self, x: Tensor, c_noise: Tensor, labels: Any = None) -> list[Tensor]:
+        return [self.hidden(x, c_noise, c_noise, labels)]
+
+    def hidden(self, x: Tensor, c_noise: Tensor, c_noise_to: Tensor, labels: Any) -> Tensor:
+        added = self.levels(torch.stack([c_noise, c_noise_to], 1).to(self.levels.weight))
         if labels is not None:
             added = added + self.classes(nn.functional.one_hot(labels, CLASSES).to(added))
-        hidden = torch.tanh(self.first(x) + added[:, :, None, None])
-        return self.last_layer(self.dropout(hidden)) * self.scale
+        return torch.tanh(self.first(x) + added[:, :, None, None])
 
 
 def denoiser(seed: int = 0, **options: Any) -> Denoiser:
