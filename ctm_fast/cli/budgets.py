@@ -35,7 +35,10 @@ def _teacher(steps: int) -> TrainConfig:
         lr=2e-3,
         lr_warmup=50,
         lr_cooldown=steps * 3 // 4,
-        ema=(0.995,),
+        # A fixed decay would remember the first steps in a run as short as this.
+        ema=(),
+        ema_halflife_kimg=(20.0,),
+        ema_rampup=0.1,
         checkpoint_every=200,
         log_every=10,
     )
@@ -49,7 +52,9 @@ def _student(steps: int) -> TrainConfig:
         lr=2e-3,
         lr_warmup=50,
         lr_cooldown=steps * 3 // 4,
-        ema=(0.99,),
+        ema=(),
+        ema_halflife_kimg=(10.0,),
+        ema_rampup=0.1,
         target_ema=0.95,
         checkpoint_every=100,
         log_every=5,
@@ -65,7 +70,7 @@ _OBJECTIVE = CTM(
 )
 
 BUDGETS: dict[str, Budget] = {
-    "small": Budget(_teacher(500), _student(400), _OBJECTIVE),
-    "medium": Budget(_teacher(900), _student(1200), _OBJECTIVE),
+    "small": Budget(_teacher(600), _student(400), _OBJECTIVE),
+    "medium": Budget(_teacher(1000), _student(1200), _OBJECTIVE),
     "large": Budget(_teacher(4000), _student(10_000), _OBJECTIVE),
 }

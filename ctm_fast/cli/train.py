@@ -120,6 +120,7 @@ def save_average(trainer: Trainer, path: Path, dataset: ImageDataset) -> Path:
         step=trainer.step,
         images_seen=trainer.images_seen,
         ema_decay=config.ema[0] if config.ema else None,
+        ema_halflife_kimg=None if config.ema else next(iter(config.ema_halflife_kimg), None),
         seed=config.seed,
     )
 

@@ -112,6 +112,8 @@ class CTM:
                 f"weights must not be negative, got consistency_weight={self.consistency_weight}, "
                 f"denoising_weight={self.denoising_weight}"
             )
+        if self.balance and self.consistency_weight == 0:
+            raise ValueError("consistency_weight=0 leaves nothing to balance; set adaptive=False")
         self.levels.check(self.num_scales)
 
     @property
@@ -127,8 +129,10 @@ class CTM:
     @property
     def balance(self) -> dict[str, Balance]:
         """DSM is balanced against the consistency term."""
-        wanted = self.adaptive and self.denoising_weight > 0
-        return {"dsm": Balance(high=self.adaptive_cap)} if wanted else {}
+        if not self.adaptive or self.denoising_weight == 0:
+            return {}
+        factors = {"reference_factor": self.consistency_weight, "factor": self.denoising_weight}
+        return {"dsm": Balance(high=self.adaptive_cap, **factors)}
 
     def grid(self, model: Denoiser, device: torch.device | str = "cpu") -> Tensor:
         """Noise levels (num_scales,) float32; index 0 is sigma_max, the last is sigma_min."""
@@ -173,7 +177,8 @@ class CTM:
             at, x_s = s, jump_moved(NETWORKS[self.target_inner](models), x_u, u, s, labels)
         low = sigmas[-1].expand_as(at)
         images = jump_moved(_target(models), x_s, at, low, labels)
-        draw.update(t=t, s=u if self.target_matching else s, x_t=x_t)
+        weight = weighting(self.weighting)(t, s, models.student.sigma_data)
+        draw.update(t=t, s=u if self.target_matching else s, x_t=x_t, weight=weight)
         for name, kept in self.compared_by.targets(images, labels, models).items():
             draw[f"target_{name}"] = kept
 
@@ -203,8 +208,7 @@ class CTM:
         targets = {k.removeprefix(prefix): v for k, v in draw.items() if k.startswith(prefix)}
         estimate = self.estimate(batch, models)
         distance = self.compared_by(estimate, targets, batch.labels, models)
-        weight = weighting(self.weighting)(draw["t"], draw["s"], student.sigma_data)
-        return self.consistency_weight * weight * distance
+        return self.consistency_weight * draw["weight"] * distance
 
     @property
     def compared_by(self) -> Distance:

@@ -57,17 +57,23 @@ class Models:
 class Balance:
     """Adaptive weight clamp(|grad_W first term| / (|grad_W this term| + eps), low, high).
 
-    W is `student.last_layer.weight`; both norms are those of the whole global batch.
-    Source: Kim et al. 2024 (CTM), Section 3.3; the cap and eps are from its published code.
+    W is `student.last_layer.weight`; both norms are those of the whole global batch. They are
+    measured with the fixed factors of the two losses and compared without them: the weight would
+    otherwise cancel the factors.
+    Source: Kim et al. 2024 (CTM), Section 3.3; the cap, eps and the treatment of the factors are
+    from its published code.
     """
 
     low: float = 0.0  # smallest weight
     high: float = 1e4  # largest weight
     eps: float = 1e-4  # added to the denominator
+    reference_factor: float = 1.0  # fixed factor in the first term's loss, > 0
+    factor: float = 1.0  # fixed factor in this term's loss, > 0
 
     def __call__(self, reference_norm: Tensor, norm: Tensor) -> Tensor:
         """Weight from the two gradient norms, a scalar tensor."""
-        return (reference_norm / (norm + self.eps)).clamp(self.low, self.high)
+        ratio = (reference_norm / self.reference_factor) / (norm / self.factor + self.eps)
+        return ratio.clamp(self.low, self.high)
 
 
 @runtime_checkable

@@ -1,5 +1,6 @@
 """CTM's objective: who jumps where, gradients, the exact solution, and every option."""
 
+import dataclasses
 import itertools
 import math
 
@@ -222,6 +223,7 @@ def test_draws_depend_on_the_generator_alone() -> None:
         ({"self_teacher": "euler"}, "self_teacher 'euler'"),
         ({"weighting": "nope"}, "weighting 'nope'"),
         ({"consistency_weight": -1.0}, "consistency_weight=-1.0"),
+        ({"consistency_weight": 0.0}, "consistency_weight=0 leaves nothing to balance"),
         ({"num_scales": 1}, "num_scales=1"),
         ({"num_scales": 4, "levels": TrajectoryLevels(max_steps=9)}, "max_steps=9"),
     ],
@@ -247,6 +249,35 @@ def test_without_dsm_there_is_one_term_and_no_balance() -> None:
     assert objective.terms == ("ctm",)
     assert objective.balance == {}
     assert "dsm_noise" not in objective.draw(2, (1, 4, 4), stream(0))
+
+
+def test_fixed_weights_act_on_the_sum_of_balanced_terms() -> None:
+    plain = CTM(num_scales=8, distance=L2())
+    heavy = CTM(num_scales=8, distance=L2(), consistency_weight=2.0, denoising_weight=3.0)
+    _, _, batch, models = composed(plain)
+    sizes = {}
+    for objective in (plain, heavy):
+        losses = [objective.loss(term, batch, models).mean() for term in objective.terms]
+        number = models.student.net.number
+        norms = [torch.autograd.grad(loss, number)[0].norm() for loss in losses]
+        sizes[objective] = norms[0], objective.balance["dsm"](*norms) * norms[1]
+    assert sizes[heavy][0] == pytest.approx(2 * sizes[plain][0])
+    assert sizes[heavy][1] == pytest.approx(3 * sizes[plain][1])
+
+
+@pytest.mark.parametrize("matching", [False, True])
+def test_weighting_depends_on_t_and_s_also_where_the_estimate_stops_at_u(matching: bool) -> None:
+    levels = TrajectoryLevels(max_steps=3)
+    plain = CTM(num_scales=8, levels=levels, distance=L2(), target_matching=matching)
+    weighted = dataclasses.replace(plain, weighting="inverse_gap")
+    _, _, batch, models = composed(plain)
+    expected = plain.loss("ctm", batch, models)
+    sigmas = plain.grid(models.student)
+    t, s = sigmas[batch.draw["t_index"]], sigmas[batch.draw["s_index"]]
+    assert (batch.draw["s_index"] != batch.draw["u_index"]).any()
+    weighted.prepare(batch, models)
+    loss = weighted.loss("ctm", batch, models)
+    torch.testing.assert_close(loss, expected / (1 - s / t), rtol=1e-5, atol=0)
 
 
 def test_default_distance_needs_no_external_weights() -> None:

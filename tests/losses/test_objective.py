@@ -44,3 +44,10 @@ def test_balance_is_the_clamped_ratio(reference: float, norm: float, expected: f
 def test_balance_eps_is_added_to_the_denominator() -> None:
     value = Balance()(torch.tensor(1e-4), torch.tensor(0.0))
     assert value.item() == pytest.approx(1.0)
+
+
+def test_balance_ignores_the_fixed_factors_of_both_losses() -> None:
+    norms = torch.tensor(0.5), torch.tensor(0.25)
+    plain = Balance()(*norms)
+    factored = Balance(reference_factor=2.0, factor=3.0)(2 * norms[0], 3 * norms[1])
+    assert factored.item() == pytest.approx(plain.item())
