@@ -24,6 +24,7 @@ LAYERS = (
 )
 # Tests of a whole table, of the repository, or of a helper beside them.
 NOT_MIRRORS = (
+    "test_readme",
     "test_all_",
     "test_analytic.py",
     "test_import.py",
