@@ -147,10 +147,12 @@ class TeacherFeatures:
 class LPIPS:
     """LPIPS with a VGG16 backbone, through the `lpips` package (extra `gan`).
 
-    Images below 256 pixels are resized to 224 (bilinear), as sony/ctm does. Nothing is ever
-    downloaded: `weights` is a local file with the backbone's state dict.
+    Images below 256 pixels are resized to 224 (bilinear) and the backbone pools by averages, as
+    in sony/ctm and openai/consistency_models. Nothing is ever downloaded: `weights` is a local
+    file with the backbone's state dict.
 
-    Source: Zhang et al. 2018, arXiv:1801.03924.
+    Source: Zhang et al. 2018, arXiv:1801.03924; average pooling: `replace_pooling=True` in both
+    published codes.
     """
 
     weights: str = ""  # path of a torchvision VGG16 state dict
@@ -207,6 +209,10 @@ def _load_lpips(weights: str) -> Any:
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(features[name])
+    for part in slices:
+        for name, layer in part.named_children():
+            if isinstance(layer, torch.nn.MaxPool2d):
+                setattr(part, name, torch.nn.AvgPool2d(layer.kernel_size, layer.stride))
     return network.eval().requires_grad_(False)
 
 

@@ -75,6 +75,7 @@ class ADMConfig:
     bottleneck_attention: bool = True  # self-attention between encoder and decoder
     channels_per_head: int = 64  # width of an attention head
     min_group: int = 1  # least channels per group of the (at most 32) group-norm groups
+    adaptive_scale: bool = True  # embedding scales and shifts after the norm; else added before it
     dropout: float = 0.10  # probability in [0, 1)
     label_dropout: float = 0.0  # probability that a training image loses its label
     destination: bool = False  # second embedding, of the noise level that is jumped to

@@ -42,7 +42,7 @@ class ADMUNet(UNet):
             skip_scale=1.0,
             eps=_EPS,
             min_group=config.min_group,
-            adaptive_scale=True,
+            adaptive_scale=config.adaptive_scale,
             resample_filter=(1, 1),
             resample_proj=False,
             channels_per_head=config.channels_per_head,

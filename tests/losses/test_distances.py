@@ -7,6 +7,7 @@ import types
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from ctm_fast import models as networks
 from ctm_fast.denoiser import Denoiser
@@ -118,6 +119,7 @@ class FakeVGG(nn.Module):
         self.slice1 = nn.Sequential()
         self.slice1.add_module("0", nn.Conv2d(3, 4, 3))
         self.slice2 = nn.Sequential()
+        self.slice2.add_module("4", nn.MaxPool2d(2, 2))
         self.slice2.add_module("5", nn.Conv2d(4, 4, 3))
         self.N_slices = 2
 
@@ -153,6 +155,22 @@ def test_lpips_loads_local_weights_and_resizes(tmp_path, lpips_package) -> None:
     x = A.clone().requires_grad_()
     between(distance, x, B).sum().backward()
     assert x.grad.abs().sum() > 0
+
+
+def test_lpips_pools_by_averages(tmp_path, lpips_package) -> None:
+    weights = vgg_state()
+    torch.save({f"features.{k}": v for k, v in weights.items()}, tmp_path / "vgg.pt")
+    values = between(LPIPS(str(tmp_path / "vgg.pt")), A, B)
+
+    def features(x: torch.Tensor) -> torch.Tensor:
+        x = functional.interpolate(x.expand(-1, 3, -1, -1), (224, 224), mode="bilinear")
+        x = functional.conv2d(x, weights["0.weight"], weights["0.bias"])
+        return functional.conv2d(
+            functional.avg_pool2d(x, 2), weights["5.weight"], weights["5.bias"]
+        )
+
+    expected = ((features(A) - features(B)) ** 2).mean((1, 2, 3))
+    torch.testing.assert_close(values, expected)
 
 
 def vgg_state() -> dict[str, torch.Tensor]:

@@ -239,8 +239,12 @@ def adm(
         p = linear(s, n + ".emb_layers.1", F.silu(emb))
         if to is not None:
             p = p + linear(s, n + ".emb_layers_s.1", F.silu(to))
-        scale, shift = p[:, :, None, None].chunk(2, 1)
-        y = normalise(s, n + ".out_layers.0", y, 1e-5, 32) * (1 + scale) + shift
+        p = p[:, :, None, None]
+        if config.adaptive_scale:
+            scale, shift = p.chunk(2, 1)
+            y = normalise(s, n + ".out_layers.0", y, 1e-5, 32) * (1 + scale) + shift
+        else:
+            y = normalise(s, n + ".out_layers.0", y + p, 1e-5, 32)
         y = conv(s, n + ".out_layers.3", F.silu(y))
         if n + ".skip_connection.weight" in s:
             skip = conv(s, n + ".skip_connection", skip)

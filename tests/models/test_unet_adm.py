@@ -24,6 +24,7 @@ VARIANTS = [
     {"channel_mult": (1, 2, 3), "num_blocks": 2, "attn_resolutions": (8, 2)},
     {"channel_mult": (2, 1), "attn_resolutions": (8,)},
     {"label_dim": 0},
+    {"adaptive_scale": False},
 ]
 
 
