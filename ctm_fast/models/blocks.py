@@ -122,10 +122,12 @@ class ResBlock(nn.Module):
 def _heads(channels: int, channels_per_head: int) -> int:
     if channels_per_head == 0:
         return 1
-    if channels < channels_per_head or channels % channels_per_head:
+    # As published: 96 channels at 64 per head are one head of 96.
+    heads = channels // channels_per_head
+    if heads == 0 or channels % heads:
         raise ValueError(
-            f"attention with {channels} channels does not divide into heads of "
+            f"attention with {channels} channels does not divide into heads of about "
             f"{channels_per_head}; change channels_per_head, attn_resolutions or "
             "bottleneck_attention"
         )
-    return channels // channels_per_head
+    return heads
