@@ -7,7 +7,6 @@ carried to sigma_min by the frozen average and compared there; weight uniform by
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,61 +17,15 @@ from ..denoiser import Denoiser
 from ..densities import AnyDensity, HalfLogNormal
 from ..registry import choice
 from ..sigmas import RHO, karras_sigmas
-from ..solvers.heun import heun_solve
 from ..timesteps import TrajectoryLevels
 from .distances import AnyDistance, Distance, PseudoHuber, TeacherFeatures
 from .dsm import denoising_loss, noised
 from .objective import Balance, Batch, Models
+from .trajectories import NETWORKS, SELF_TEACHERS, jump_moved, solve_with_teacher, target_of
 from .weightings import weighting
-
-NetworkOf = Callable[[Models], Denoiser]
-
-
-def _student(models: Models) -> Denoiser:
-    return models.student
-
-
-def _target(models: Models) -> Denoiser:
-    if models.target is None:
-        raise ValueError("this CTM objective needs the averaged target network; none was given")
-    return models.target
-
-
-def _teacher(models: Models) -> Denoiser:
-    if models.teacher is None:
-        raise ValueError(
-            "CTM distillation needs a teacher; give one, or train without one by "
-            f"self_teacher in {sorted(SELF_TEACHERS)}"
-        )
-    return models.teacher
-
 
 _DISTANCES = "ctm_fast.losses.distances:DISTANCES"
 _DENSITIES = "ctm_fast.densities:DENSITIES"
-
-# Who computes a jump. Official names: model, target_model_sg, and `no` for "stay at u".
-NETWORKS: dict[str, NetworkOf] = {"student": _student, "target": _target}
-
-
-def jump_moved(
-    model: Denoiser, x: Tensor, sigma: Tensor, sigma_to: Tensor, labels: Tensor | None
-) -> Tensor:
-    """G(x, sigma, sigma_to), calling the network only for images that move.
-
-    Where sigma_to equals sigma the jump is the identity exactly, for every outer
-    parametrisation. On the published grids that is a third to a half of the jumps to sigma_min.
-    On a GPU all rows are computed, since shapes that depend on data would synchronise.
-    """
-    if x.device.type != "cpu":
-        return model.jump(x, sigma, sigma_to, labels)
-    rows = (sigma != sigma_to).nonzero().flatten()
-    if len(rows) == len(x):
-        return model.jump(x, sigma, sigma_to, labels)
-    if len(rows) == 0:
-        return x
-    kept = None if labels is None else labels[rows]
-    moved = model.jump(x[rows], sigma[rows], sigma_to[rows], kept)
-    return x.index_copy(0, rows, moved)
 
 
 @dataclass(frozen=True)
@@ -96,13 +49,26 @@ class CTM:
     adaptive: bool = True  # balance DSM against consistency by gradient norms (Section 3.3)
     adaptive_cap: float = 1e4  # largest adaptive weight
     density: AnyDensity = choice(_DENSITIES, HalfLogNormal)  # noise levels of the DSM term
+    denoising_frequency: float = 1.0  # share of optimizer steps with the DSM term, in (0, 1]
+    estimate_inner: str = "student"  # who jumps t -> s: student | frozen_student | target
     estimate_outer: str = "target"  # who carries the estimate s -> sigma_min: target | student
     target_inner: str = "student"  # who jumps u -> s: student (official) | target (paper) | none
     target_matching: bool = False  # estimate jumps t -> u instead of t -> s
     self_teacher: str | None = None  # None: distil; else heun_denoiser | jump | iterative_jump
 
     def __post_init__(self) -> None:
+        _check("estimate_inner", self.estimate_inner, ["student", "frozen_student", "target"])
         _check("estimate_outer", self.estimate_outer, NETWORKS)
+        if self.estimate_inner != "student" and self.estimate_outer != "student":
+            raise ValueError(
+                f"no gradient flows through estimate_inner={self.estimate_inner!r} with "
+                f"estimate_outer={self.estimate_outer!r}; one of them must be 'student'"
+            )
+        if not 0 < self.denoising_frequency <= 1:
+            raise ValueError(
+                f"denoising_frequency must be in (0, 1], got {self.denoising_frequency}; "
+                "denoising_weight=0 switches the term off"
+            )
         _check("target_inner", self.target_inner, [*NETWORKS, "none"])
         if self.self_teacher is not None:
             _check("self_teacher", self.self_teacher, SELF_TEACHERS)
@@ -160,6 +126,9 @@ class CTM:
             noise = torch.randn(batch_size, *shape, generator=generator, device=device)
             draw["dsm_noise"] = noise
             draw["dsm_sigma"] = self.density.sample(batch_size, generator).to(noise)
+            if self.denoising_frequency < 1:
+                uniform = torch.rand((), generator=generator, device=device)
+                draw["dsm_on"] = float(uniform < self.denoising_frequency)
         return draw
 
     @torch.no_grad()
@@ -169,14 +138,14 @@ class CTM:
         sigmas = self.grid(models.student, batch.images.device)
         t, u, s = (sigmas[draw[f"{name}_index"]] for name in "tus")
         x_t = noised(batch.images, t, draw["noise"])
-        solve = SELF_TEACHERS[self.self_teacher] if self.self_teacher else _solve_with_teacher
+        solve = SELF_TEACHERS[self.self_teacher] if self.self_teacher else solve_with_teacher
         x_u = solve(models, x_t, sigmas, draw["t_index"], draw["num_steps"], labels)
         if self.target_inner == "none":
             at, x_s = u, x_u
         else:
             at, x_s = s, jump_moved(NETWORKS[self.target_inner](models), x_u, u, s, labels)
         low = sigmas[-1].expand_as(at)
-        images = jump_moved(_target(models), x_s, at, low, labels)
+        images = jump_moved(target_of(models), x_s, at, low, labels)
         weight = weighting(self.weighting)(t, s, models.student.sigma_data)
         draw.update(t=t, s=u if self.target_matching else s, x_t=x_t, weight=weight)
         for name, kept in self.compared_by.targets(images, labels, models).items():
@@ -186,7 +155,9 @@ class CTM:
         """The student's jump t -> s, carried to sigma_min with gradient: (batch, C, H, W)."""
         draw, labels = batch.draw, batch.labels
         t, s = draw["t"], draw["s"]
-        x_s = models.student.jump(draw["x_t"], t, s, labels)
+        model = target_of(models) if self.estimate_inner == "target" else models.student
+        with torch.set_grad_enabled(self.estimate_inner == "student" and torch.is_grad_enabled()):
+            x_s = model.jump(draw["x_t"], t, s, labels)
         low = torch.full_like(s, self.grid(models.student)[-1].item())
         return jump_moved(NETWORKS[self.estimate_outer](models), x_s, s, low, labels)
 
@@ -201,7 +172,7 @@ class CTM:
             loss = denoising_loss(
                 student, batch.images, draw["dsm_sigma"], draw["dsm_noise"], batch.labels
             )
-            return self.denoising_weight * loss
+            return self.denoising_weight * draw.get("dsm_on", 1.0) * loss
         if term != "ctm":
             raise ValueError(f"unknown term {term!r}; this objective has {self.terms}")
         prefix = "target_"
@@ -221,45 +192,3 @@ class CTM:
 def _check(name: str, value: str, allowed: Any) -> None:
     if value not in allowed:
         raise ValueError(f"unknown {name} {value!r}; choose from {sorted(allowed)}")
-
-
-Steps = int | Tensor
-
-
-def _solve_with_teacher(
-    models: Models, x: Tensor, sigmas: Tensor, start: Tensor, n: Steps, labels: Tensor | None
-) -> Tensor:
-    return heun_solve(_teacher(models), x, sigmas, start, n, labels)
-
-
-def _heun_denoiser(
-    models: Models, x: Tensor, sigmas: Tensor, start: Tensor, n: Steps, labels: Tensor | None
-) -> Tensor:
-    """The student's own denoiser g(x, t, t) in the Heun solver. Source: CTM, Section 5.2."""
-    return heun_solve(models.student, x, sigmas, start, n, labels)
-
-
-def _jump(
-    models: Models, x: Tensor, sigmas: Tensor, start: Tensor, n: Steps, labels: Tensor | None
-) -> Tensor:
-    """One jump of the average from t to u. Source: sony/ctm, `self_learn`."""
-    return _target(models).jump(x, sigmas[start], sigmas[start + n], labels)
-
-
-def _iterative_jump(
-    models: Models, x: Tensor, sigmas: Tensor, start: Tensor, n: Steps, labels: Tensor | None
-) -> Tensor:
-    """n jumps of the average through the grid. Source: sony/ctm, `self_learn_iterative`."""
-    counts = torch.as_tensor(n, device=x.device).expand(len(x))
-    for step in range(int(counts.max())):
-        index = start + torch.minimum(torch.full_like(start, step), counts)
-        index_to = start + torch.minimum(torch.full_like(start, step + 1), counts)
-        x = jump_moved(_target(models), x, sigmas[index], sigmas[index_to], labels)
-    return x
-
-
-SELF_TEACHERS: dict[str, Callable[..., Tensor]] = {
-    "heun_denoiser": _heun_denoiser,
-    "jump": _jump,
-    "iterative_jump": _iterative_jump,
-}

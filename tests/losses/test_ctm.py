@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from ctm_fast.losses import CTM, L2, Batch, Models, PseudoHuber, TeacherFeatures, evaluate
-from ctm_fast.losses.ctm import jump_moved
+from ctm_fast.losses import CTM, L2, Batch, Models, PseudoHuber, TeacherFeatures
 from ctm_fast.registry import fields_from_json, fields_to_json
 from ctm_fast.rng import stream
 from ctm_fast.sigmas import karras_sigmas
@@ -152,47 +151,6 @@ def test_gradient_reaches_the_student_through_the_frozen_target_only() -> None:
     assert not torch.allclose(models.student.net.number.grad, through)
 
 
-def test_the_teacher_solve_costs_two_calls_per_step_and_identity_jumps_cost_none() -> None:
-    levels = TrajectoryLevels(max_steps=5, step_count="fixed", destination="smallest")
-    objective = CTM(num_scales=8, distance=PseudoHuber(), levels=levels)
-    *_, models = composed(objective)
-    assert models.teacher.net.calls == 10
-    assert models.target.net.calls == 0
-
-
-@pytest.mark.parametrize(
-    ("mode", "calls"), [("heun_denoiser", (6, 0)), ("jump", (0, 1)), ("iterative_jump", (0, 3))]
-)
-def test_training_without_a_teacher(mode: str, calls: tuple[int, int]) -> None:
-    levels = TrajectoryLevels(max_steps=3, step_count="fixed")
-    objective = CTM(num_scales=8, levels=levels, self_teacher=mode)
-    assert objective.needs == {"target"}
-    models = Models(constant(0.3, True), constant(-0.2, True).requires_grad_(False))
-    batch = drawn(objective, torch.randn(16, 1, 4, 4, generator=stream(5)))
-    objective.prepare(batch, models)
-    student, target = calls
-    assert models.student.net.calls == student + 1  # + 1: the jump u -> s
-    assert models.target.net.calls == target + 1  # + 1: the jump s -> sigma_min
-    objective.loss("ctm", batch, models).mean().backward()
-    assert models.student.net.number.grad.isfinite()
-
-
-@pytest.mark.parametrize("mode", ["heun_denoiser", "jump", "iterative_jump"])
-def test_the_exact_solution_is_a_fixed_point_without_a_teacher(mode: str) -> None:
-    objective = CTM(num_scales=80, distance=L2(), self_teacher=mode)
-    assert residual(objective) < (1e-3 if mode == "heun_denoiser" else 1e-12)
-
-
-def test_identity_jumps_are_exact() -> None:
-    model = exact(True)
-    x = torch.randn(6, 1, 4, 4, dtype=torch.float64, generator=stream(1))
-    sigma = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], dtype=torch.float64)
-    to = torch.tensor([1.0, 1.0, 3.0, 2.0, 5.0, 6.0], dtype=torch.float64)
-    moved = jump_moved(model, x, sigma, to, None)
-    assert torch.equal(moved[[0, 2, 4, 5]], x[[0, 2, 4, 5]])
-    torch.testing.assert_close(moved, model.jump(x, sigma, to), rtol=1e-12, atol=1e-12)
-
-
 def test_terms_do_not_depend_on_the_microbatch() -> None:
     objective = CTM(num_scales=8, distance=PseudoHuber(), levels=TrajectoryLevels(max_steps=3))
     _, _, batch, models = composed(objective)
@@ -220,6 +178,9 @@ def test_draws_depend_on_the_generator_alone() -> None:
     [
         ({"estimate_outer": "teacher"}, "estimate_outer 'teacher'"),
         ({"target_inner": "sg"}, "target_inner 'sg'"),
+        ({"estimate_inner": "ema"}, "estimate_inner 'ema'"),
+        ({"estimate_inner": "target"}, "no gradient flows through estimate_inner='target'"),
+        ({"denoising_frequency": 0.0}, "denoising_frequency must be in"),
         ({"self_teacher": "euler"}, "self_teacher 'euler'"),
         ({"weighting": "nope"}, "weighting 'nope'"),
         ({"consistency_weight": -1.0}, "consistency_weight=-1.0"),
@@ -233,15 +194,41 @@ def test_bad_options_are_named(fields: dict, message: str) -> None:
         CTM(**fields)
 
 
-def test_missing_networks_are_named() -> None:
-    objective = CTM(num_scales=8)
-    batch = drawn(objective, torch.zeros(2, 1, 4, 4))
-    with pytest.raises(ValueError, match="needs a teacher"):
-        evaluate(objective, batch, Models(constant(0.0, True), constant(0.0, True)))
-    with pytest.raises(ValueError, match="averaged target"):
-        evaluate(objective, batch, Models(constant(0.0, True), None, constant(0.0, False)))
-    with pytest.raises(ValueError, match="unknown term 'gan'"):
-        objective.loss("gan", batch, Models(constant(0.0, True)))
+@pytest.mark.parametrize(
+    ("inner", "network"), [("frozen_student", "student"), ("target", "target")]
+)
+def test_estimate_whose_inner_jump_has_no_gradient(inner: str, network: str) -> None:
+    levels = TrajectoryLevels(max_steps=2)
+    objective = CTM(
+        num_scales=8,
+        distance=PseudoHuber(),
+        levels=levels,
+        estimate_inner=inner,
+        estimate_outer="student",
+    )
+    estimate, _, batch, models = composed(objective)
+    t, s = batch.draw["t"], batch.draw["s"]
+    with torch.no_grad():
+        x_s = getattr(models, network).jump(batch.draw["x_t"], t, s)
+        expected = models.student.jump(x_s, s, torch.full_like(s, 0.002))
+    torch.testing.assert_close(estimate, expected)
+    (gradient,) = torch.autograd.grad(estimate.sum(), models.student.net.number)
+    (outer,) = torch.autograd.grad(
+        models.student.jump(x_s, s, torch.full_like(s, 0.002)).sum(), models.student.net.number
+    )
+    torch.testing.assert_close(gradient, outer)
+
+
+def test_dsm_on_a_share_of_the_steps() -> None:
+    objective = CTM(num_scales=8, distance=PseudoHuber(), denoising_frequency=0.3)
+    draws = [objective.draw(1, (1, 4, 4), stream(0, k))["dsm_on"] for k in range(400)]
+    assert set(draws) == {0.0, 1.0}
+    assert 0.22 < sum(draws) / 400 < 0.38
+    *_, batch, models = composed(objective)
+    for on in (0.0, 1.0):
+        batch.draw["dsm_on"] = on
+        loss = objective.loss("dsm", batch, models)
+        assert (loss > 0).all() if on else (loss == 0).all()
 
 
 def test_without_dsm_there_is_one_term_and_no_balance() -> None:
