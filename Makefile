@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BUILD := setup.py pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
+WORKERS ?= 2
 SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cu)
 
 .PHONY: demo test test-all test-gpu lint format bench clean
@@ -12,10 +13,10 @@ demo: $(STAMP)
 	$(BIN)/ctm-fast demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
@@ -32,7 +33,7 @@ format: $(STAMP)
 	$(BIN)/clang-format -i $(SOURCES)
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks kernels
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info ctm_fast/_native*.so
