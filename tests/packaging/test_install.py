@@ -35,7 +35,7 @@ def run(*command: object, cwd: Path | str = "/", **environment: str) -> str:
         text=True,
     )
     if done.returncode:
-        raise AssertionError(f"{command} ended with {done.returncode}:\n{done.stdout[-6000:]}")
+        raise AssertionError(f"{command} ended with {done.returncode}:\n{done.stdout[-60000:]}")
     return done.stdout
 
 
