@@ -35,7 +35,7 @@ class Demo:
     Runs on a CPU. Ctrl-C keeps the work done so far; the same command continues it.
     """
 
-    budget: BudgetName = "small"  # small: at most 8 minutes on 2 cores; medium: 20; large: hours
+    budget: BudgetName = "small"  # small: about 6 minutes on 2 cores; medium: 15; large: 2 hours
     seed: int = 0  # of data order, weights, noise and samples
     out: Path | None = None  # folder of the run; runs/demo-BUDGET-seedSEED if not given
 
