@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -130,13 +129,3 @@ def _dtype(name: str) -> torch.dtype:
     if name not in allowed:
         raise ValueError(f"unknown teacher_dtype {name!r}; choose from {sorted(allowed)}")
     return allowed[name]
-
-
-def describe(train: TrainConfig) -> dict[str, object]:
-    """Options that differ from the defaults, for reports."""
-    default = TrainConfig()
-    return {
-        f.name: getattr(train, f.name)
-        for f in dataclasses.fields(train)
-        if getattr(train, f.name) != getattr(default, f.name)
-    }

@@ -8,8 +8,7 @@ import torch
 from ctm_fast import data
 from ctm_fast.checkpoints import header, load
 from ctm_fast.cli import main
-from ctm_fast.cli.train import describe, new_denoiser
-from ctm_fast.trainer import TrainConfig
+from ctm_fast.cli.train import new_denoiser
 
 QUICK = ["--batch-size", "8", "--no-progress-bar", "--log-every", "1"]
 
@@ -80,7 +79,3 @@ def test_new_denoiser_takes_shape_classes_and_sigma_data_from_the_data() -> None
     assert model.sigma_data == digits.sigma_data
     assert model.precond.noise_embedding == "quarter_log"
     assert new_denoiser("digits", digits, seed=0, destination=True).kind == "trajectory"
-
-
-def test_describe_names_only_what_differs() -> None:
-    assert describe(TrainConfig(lr=0.5, steps=3)) == {"lr": 0.5, "steps": 3}
