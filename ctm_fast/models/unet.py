@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -13,7 +14,7 @@ from .embeddings import class_embedding, keep_some_rows
 from .layers import Conv2d, Linear, channels_last
 
 
-class UNet(nn.Module):
+class UNet(nn.Module, ABC):
     """Residual blocks at a few resolutions, with skips from encoder to decoder.
 
     A subclass sets the embedding layers, `inputs` (where the image enters again), `outputs` (where
@@ -100,9 +101,9 @@ class UNet(nn.Module):
         return self.config.destination
 
     @property
+    @abstractmethod
     def last_layer(self) -> Conv2d:
         """Layer whose weight gradient measures a loss term's size (CTM's adaptive weights)."""
-        raise NotImplementedError
 
     def forward(
         self,
@@ -160,6 +161,7 @@ class UNet(nn.Module):
         emb, emb_to = self._checked_embed(x, c_noise, c_noise_to, labels, None)
         return self._encode(x, emb, emb_to)[2]
 
+    @abstractmethod
     def embed(
         self,
         c_noise: Tensor,
@@ -168,7 +170,6 @@ class UNet(nn.Module):
         augment_labels: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         """What the blocks are told: (batch or 1, emb_channels) of the level and the destination."""
-        raise NotImplementedError
 
     def _encode(
         self, x: Tensor, emb: Tensor, emb_to: Tensor | None
