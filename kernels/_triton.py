@@ -1,11 +1,15 @@
-"""The only file that imports triton: a stand-in when it is absent, and `autotune`.
+"""The only file that imports triton: a stand-in when it is absent, and `launch`.
 
 Kernel files write `from ._triton import tl, triton` and define their kernels unconditionally; the
-stand-in lets them be imported without triton, and `why_not` says that they cannot run.
+stand-in lets them be imported without triton, and `why_not` says that they cannot run. A kernel's
+launch parameters come from a function of the shape that returns a `Config`; nothing is autotuned,
+because tuning inside a graph capture fails and its result changes from run to run.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -57,32 +61,97 @@ def why_not(tensors: Sequence[torch.Tensor]) -> str | None:
     return None
 
 
-def first_config(configs: Sequence[Any]) -> dict[str, Any]:
-    """Launch keywords of the first configuration: its constants, warps and stages."""
-    config = configs[0]
-    return {**config.kwargs, "num_warps": config.num_warps, "num_stages": config.num_stages}
+@dataclass(frozen=True)
+class Config:
+    """How a kernel is compiled: what its `tl.constexpr` parameters are, and the launch options."""
+
+    constants: tuple[tuple[str, Any], ...]  # (name, value), in the order of the kernel's parameters
+    num_warps: int = 4  # per program
+    num_stages: int = 1  # of software pipelining
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.constants, self.num_warps, self.num_stages)))
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined,no-any-return]
 
 
-class _Tuned:
-    """A kernel tuned on a GPU and launched with its first configuration elsewhere."""
-
-    def __init__(self, kernel: Any, configs: Sequence[Any], key: Sequence[str]) -> None:
-        self.kernel, self.configs, self.key = kernel, list(configs), list(key)
-        self.tuner: Any = None
-
-    def __getitem__(self, grid: Any) -> Callable[..., Any]:
-        if INTERPRETED or not torch.cuda.is_available():
-            keywords = first_config(self.configs)
-            return lambda *args, **kwargs: self.kernel[grid](*args, **{**keywords, **kwargs})
-        if self.tuner is None:
-            self.tuner = triton.autotune(configs=self.configs, key=self.key)(self.kernel)
-        return self.tuner[grid]
+def config(*, num_warps: int = 4, num_stages: int = 1, **constants: Any) -> Config:
+    """A `Config` from keywords, given in the order of the kernel's parameters."""
+    return Config(tuple(constants.items()), num_warps, num_stages)
 
 
-def autotune(configs: Sequence[Any], key: Sequence[str]) -> Callable[[Any], Any]:
-    """`triton.autotune` that works without a GPU driver, where it takes the first configuration."""
+@dataclass(frozen=True)
+class Launch:
+    """One launch, as `recorded` keeps it."""
 
-    def decorate(kernel: Any) -> Any:
-        return kernel if ABSENT is not None else _Tuned(kernel, configs, key)
+    kernel: Any
+    grid: tuple[int, ...]
+    args: tuple[Any, ...]
+    config: Config
 
-    return decorate
+
+_recording: list[Launch] | None = None
+_compiled: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
+
+
+@contextmanager
+def recorded() -> Iterator[list[Launch]]:
+    """Context in which launches are only written down, for compilation without a GPU."""
+    global _recording
+    before, _recording = _recording, []
+    try:
+        yield _recording
+    finally:
+        _recording = before
+
+
+def launch(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], config: Config) -> None:
+    """Runs `kernel` on the current stream of the device of its tensors.
+
+    The compiled kernel is looked up by dtypes, alignment and configuration in one dictionary,
+    which takes a fraction of the time of triton's own launcher, and is never released, so that a
+    captured graph can hold on to it.
+
+    Args:
+        kernel: a function decorated by `triton.jit`.
+        grid: one to three numbers of programs, each at least 1.
+        args: its parameters without the `tl.constexpr` ones, which must be the last.
+        config: the rest.
+    """
+    if _recording is not None:
+        _recording.append(Launch(kernel, grid, args, config))
+        return
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    if INTERPRETED:
+        kernel[grid](*args, **dict(config.constants), **options)
+        return
+    device = args[0].get_device()
+    if device != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            launch(kernel, grid, args, config)
+        return
+    key = (kernel, config, device, *map(_kind, args))
+    found = _compiled.get(key)
+    # Profilers hook into triton's launcher.
+    if found is None or triton.knobs.runtime.launch_enter_hook is not None:
+        compiled = kernel[grid](*args, **dict(config.constants), **options)
+        _compiled[key] = compiled, tuple(value for _, value in config.constants)
+        return
+    compiled, constants = found
+    x, y, z = (*grid, 1, 1)[:3]
+    stream = triton.runtime.driver.active.get_current_stream(device)
+    compiled.run(
+        *(x, y, z, stream, compiled.function, compiled.packed_metadata, None, None, None),
+        *args,
+        *constants,
+    )
+
+
+def _kind(arg: Any) -> Any:
+    """What of an argument triton compiles for."""
+    if isinstance(arg, torch.Tensor):
+        return arg.dtype, arg.data_ptr() % 16 == 0
+    if type(arg) is int:
+        return 1 if arg == 1 else (arg % 16 == 0, -(2**31) <= arg < 2**31)
+    return type(arg)

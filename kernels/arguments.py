@@ -63,8 +63,10 @@ class Draw:
 
     def normal(self, *size: int, dtype: torch.dtype, scale: float = 1.0) -> torch.Tensor:
         """(*size) values of standard deviation `scale`; channels-last applies to 4 dimensions."""
-        values = torch.randn(size, generator=self.generator, dtype=torch.float64)
         layout = self.layout if len(size) == 4 else torch.contiguous_format
+        if str(self.device) == "meta":
+            return torch.empty(size, dtype=dtype, device="meta").contiguous(memory_format=layout)
+        values = torch.randn(size, generator=self.generator, dtype=torch.float64)
         return (scale * values).to(self.device, dtype).contiguous(memory_format=layout)
 
     def mask(self, size: int) -> torch.Tensor:

@@ -69,7 +69,11 @@ class Op:
         differentiable: whether every backend has first derivatives.
         example: `example(device=..., seed=..., **case) -> (args, kwargs)` of one call.
         cases: keyword arguments of `example` that the tests run: small and odd sizes.
-        bench: keyword arguments of `example` that the benchmarks time.
+        bench: keyword arguments of `example` that the benchmarks time on a CPU.
+        bench_gpu: the same for a GPU: the shapes of both U-Nets. Triton kernels are compiled ahead
+            of time for exactly these.
+        launches: runs the Triton kernels of one call and of its gradient without going through
+            `torch.library`, so that `_triton.recorded` sees them for tensors on "meta".
     """
 
     def __init__(
@@ -87,12 +91,15 @@ class Op:
         example: Callable[..., Call],
         cases: Sequence[Case],
         bench: Sequence[Case] = (),
+        bench_gpu: Sequence[Case] = (),
+        launches: Callable[..., None] | None = None,
     ) -> None:
         self.name, self.reference = name, reference
         self.torch, self.triton, self.native = torch, triton, native
         self.check, self.unsupported, self.registered = check, unsupported, registered
         self.differentiable = differentiable
-        self.example, self.cases, self.bench = example, tuple(cases), tuple(bench)
+        self.example, self.cases = example, tuple(cases)
+        self.bench, self.bench_gpu, self.launches = tuple(bench), tuple(bench_gpu), launches
         self.__doc__ = reference.__doc__
         OPS[name] = self
 
