@@ -5,9 +5,15 @@ from typing import Any
 import torch
 
 from . import _native
-
-Tensor = torch.Tensor
-Factor = torch.Tensor | None
+from ._group_norm_op import (
+    Factor,
+    Tensor,
+    nothing,
+    register,
+    rounded_sums,
+    statistics,
+    unwritten_sums,
+)
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -46,12 +52,6 @@ def _call(
     )
 
 
-def _statistics(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    shape = (x.shape[0], num_groups)
-    mean = torch.empty(shape, dtype=torch.float32, device=x.device)
-    return mean, torch.empty_like(mean)
-
-
 def _forward(
     x: Tensor,
     weight: Tensor,
@@ -59,21 +59,27 @@ def _forward(
     scale: Factor,
     shift: Factor,
     pre: Factor,
+    residual: Factor,
     num_groups: int,
     eps: float,
+    residual_scale: float,
     act: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    summed = nothing(x)
+    if residual is not None:
+        x = summed = (x + residual).mul_(residual_scale)
     y = torch.empty_like(x)
-    mean, rstd = _statistics(x, num_groups)
+    mean, rstd = statistics(x, num_groups)
     if x.numel() == 0:
-        return y, mean.zero_(), rstd.zero_()
+        return y, summed, mean.zero_(), rstd.zero_()
     factors = (weight, bias, scale, shift, pre)
     _call("group_norm", x, factors, num_groups, act, eps, y, mean, rstd)
-    return y, mean, rstd
+    return y, summed, mean, rstd
 
 
 def _backward(
     dy: Tensor,
+    dsummed: Factor,
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -83,14 +89,12 @@ def _backward(
     mean: Tensor,
     rstd: Tensor,
     num_groups: int,
+    residual_scale: float,
     act: bool,
 ) -> tuple[Tensor, ...]:
     factors = (weight, bias, scale, shift, pre)
     dx = torch.empty_like(x)
-    sums = [
-        None if t is None else torch.empty(t.shape, dtype=torch.float32, device=x.device)
-        for t in factors
-    ]
+    sums = unwritten_sums(x, factors)
     if x.numel() == 0:
         for t in sums:
             if t is not None:
@@ -100,104 +104,11 @@ def _backward(
         dy = dy.contiguous(memory_format=layout)
         rest = (dy, mean, rstd, dx, *sums)
         _call("group_norm_backward", x, factors, num_groups, act, *rest)
-    return dx, *(
-        torch.empty(0, device=x.device) if s is None or t is None else s.to(t.dtype)
-        for s, t in zip(sums, factors)
-    )
+    if dsummed is not None:
+        dx = dx.add_(dsummed)
+    if residual_scale != 1:
+        dx = dx.mul_(residual_scale)
+    return dx, *rounded_sums(x, factors, sums)
 
 
-LIBRARY = torch.library.Library("ctm_fast", "FRAGMENT")
-LIBRARY.define(
-    "group_norm(Tensor x, Tensor weight, Tensor bias, Tensor? scale, Tensor? shift, Tensor? pre, "
-    "int num_groups, float eps, bool act) -> (Tensor, Tensor, Tensor)"
-)
-LIBRARY.define(
-    "group_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor bias, Tensor? scale, "
-    "Tensor? shift, Tensor? pre, Tensor mean, Tensor rstd, int num_groups, bool act) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
-)
-LIBRARY.impl("group_norm", _forward, "CPU")
-LIBRARY.impl("group_norm_backward", _backward, "CPU")
-
-
-@torch.library.register_fake("ctm_fast::group_norm", lib=LIBRARY)
-def _fake_forward(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(x), *_statistics(x, args[5])
-
-
-@torch.library.register_fake("ctm_fast::group_norm_backward", lib=LIBRARY)
-def _fake_backward(dy: Tensor, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    return torch.empty_like(x), *(
-        torch.empty(0, device=x.device) if t is None else torch.empty_like(t).contiguous()
-        for t in args[:5]
-    )
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.num_groups, _, ctx.act = inputs
-    _, mean, rstd = output
-    ctx.mark_non_differentiable(mean, rstd)
-    ctx.save_for_backward(*tensors, mean, rstd)
-
-
-def _differentiate(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
-    x, *factors, mean, rstd = ctx.saved_tensors
-    dx, *gradients = torch.ops.ctm_fast.group_norm_backward(
-        dy, x, *factors, mean, rstd, ctx.num_groups, ctx.act
-    )
-    kept = (None if t is None else d for t, d in zip(factors, gradients))
-    return dx, *kept, None, None, None
-
-
-def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    pass
-
-
-def _refuse(ctx: Any, *gradients: Any) -> None:
-    raise RuntimeError(
-        "group_norm: the native backend has first derivatives only; for a gradient of a gradient "
-        "call it inside use_backend('reference')"
-    )
-
-
-torch.library.register_autograd(
-    "ctm_fast::group_norm", _differentiate, setup_context=_save, lib=LIBRARY
-)
-torch.library.register_autograd(
-    "ctm_fast::group_norm_backward", _refuse, setup_context=_save_nothing, lib=LIBRARY
-)
-
-
-def _arguments(
-    x: Tensor,
-    num_groups: int,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float = 1e-5,
-    scale: Factor = None,
-    shift: Factor = None,
-    pre: Factor = None,
-    act: bool = False,
-) -> tuple[Any, ...]:
-    batch = x.shape[0]
-    rows = (
-        t if t is None or t.shape[0] == batch else t.expand(batch, -1) for t in (scale, shift, pre)
-    )
-    return x, weight, bias, *rows, num_groups, float(eps), act
-
-
-def native_group_norm(*args: Any, **kwargs: Any) -> Tensor:
-    """`reference` by csrc/: reads x from the cache after its first pass over it."""
-    return torch.ops.ctm_fast.group_norm(*_arguments(*args, **kwargs))[0]
-
-
-def registered(*args: Any, **kwargs: Any) -> list[tuple[Any, tuple[Any, ...]]]:
-    """The registered forward and backward op and their arguments for one call of group_norm."""
-    forward, backward = torch.ops.ctm_fast.group_norm, torch.ops.ctm_fast.group_norm_backward
-    inputs = _arguments(*args, **kwargs)
-    *tensors, num_groups, _, act = inputs
-    y, mean, rstd = forward(*inputs)
-    return [
-        (forward.default, inputs),
-        (backward.default, (y, *tensors, mean, rstd, num_groups, act)),
-    ]
+native_group_norm, registered = register("group_norm", _forward, _backward, ["CPU"])

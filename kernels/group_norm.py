@@ -1,4 +1,4 @@
-"""Group norm with a bias before it, a scale and shift after it, and SiLU, as one operation."""
+"""Group norm with what surrounds it in a U-Net: residual sum, bias, scale and shift, SiLU."""
 
 from typing import Any
 
@@ -24,10 +24,14 @@ def reference(
     shift: Factor = None,
     pre: Factor = None,
     act: bool = False,
-) -> Tensor:
+    residual: Factor = None,
+    residual_scale: float = 1.0,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Normalised images, act((1 + scale) (weight n + bias) + shift), n = normalised (x + pre).
 
-    Computed in float32 (float64 for a float64 x) and rounded once, also under autocast.
+    With a residual, x is first replaced by residual_scale (x + residual), rounded to x's dtype, and
+    that sum is returned too. Computed in float32 (float64 for a float64 x) and rounded once, also
+    under autocast.
 
     Args:
         x: (batch, channels, H, W) of a floating dtype.
@@ -36,9 +40,11 @@ def reference(
         eps: added to the variance.
         scale, shift, pre: (batch or 1, channels) in one of these dtypes too, or None.
         act: whether SiLU follows.
+        residual: (batch, channels, H, W) in x's dtype, or None.
+        residual_scale: factor of the sum.
 
     Returns:
-        y: (batch, channels, H, W) in x's dtype.
+        y: (batch, channels, H, W) in x's dtype; with a residual (y, sum).
 
     Raises:
         ValueError: shapes or dtypes do not fit together.
@@ -47,6 +53,8 @@ def reference(
     Nichol 2021 (arXiv:2105.05233), Section 3.1.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
+    if residual is not None:
+        x = ((x.to(wide) + residual.to(wide)) * residual_scale).to(x.dtype)
     h = x.to(wide)
     if pre is not None:
         h = h + _over_pixels(pre, wide)
@@ -58,7 +66,8 @@ def reference(
         h = h * (1 + _over_pixels(scale, wide))
     if shift is not None:
         h = h + _over_pixels(shift, wide)
-    return (F.silu(h) if act else h).to(x.dtype)
+    y = (F.silu(h) if act else h).to(x.dtype)
+    return y if residual is None else (y, x)
 
 
 def torch_group_norm(
@@ -71,9 +80,13 @@ def torch_group_norm(
     shift: Factor = None,
     pre: Factor = None,
     act: bool = False,
-) -> Tensor:
+    residual: Factor = None,
+    residual_scale: float = 1.0,
+) -> Tensor | tuple[Tensor, Tensor]:
     """`reference` with every step after the norm in x's dtype, and the norm too without `pre`."""
     dtype = x.dtype
+    if residual is not None:
+        x = (x + residual) if residual_scale == 1 else (x + residual) * residual_scale
     # Rounding x + pre would cost more accuracy than all other steps together.
     wide = dtype if pre is None else torch.promote_types(dtype, torch.float32)
     h = x if pre is None else x.to(wide) + _over_pixels(pre, wide)
@@ -88,7 +101,8 @@ def torch_group_norm(
         h = h * (1 + _over_pixels(scale, dtype))
     elif shift is not None:
         h = h + _over_pixels(shift, dtype)
-    return F.silu(h) if act else h
+    y = F.silu(h) if act else h
+    return y if residual is None else (y, x)
 
 
 def _layout(x: Tensor) -> torch.memory_format:
@@ -111,6 +125,8 @@ def check(
     shift: Factor = None,
     pre: Factor = None,
     act: bool = False,
+    residual: Factor = None,
+    residual_scale: float = 1.0,
 ) -> None:
     """Raises ValueError unless the arguments fit together."""
     if x.ndim != 4 or not x.is_floating_point():
@@ -131,6 +147,11 @@ def check(
             raise ValueError(
                 f"{name} has shape {tuple(row.shape)}; it must be ({batch} or 1, {channels})"
             )
+    if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
+        raise ValueError(
+            f"residual is {residual.dtype} of shape {tuple(residual.shape)}; it must be {x.dtype} "
+            f"of shape {tuple(x.shape)}, like x"
+        )
     names = ("weight", "bias", "scale", "shift", "pre")
     for name, values in zip(names, (weight, bias, scale, shift, pre)):
         if values is not None and values.dtype not in (*NATIVE_DTYPES, x.dtype):
@@ -161,17 +182,24 @@ def example(
     pre: bool = False,
     act: bool = True,
     eps: float = 1e-5,
+    residual: float | None = None,
     channels_last: bool = True,
     device: str = "cpu",
     seed: int = 0,
 ) -> Call:
-    """Arguments of one call: images of `shape` in `dtype`, the rest in `factors`."""
+    """Arguments of one call: images of `shape` in `dtype`, the rest in `factors`.
+
+    `residual` is the scale of the residual sum, None for none.
+    """
     draw = Draw(seed, device, channels_last)
     x = draw.normal(*shape, dtype=dtype, scale=2.0) + 1.5
     weight, bias = (draw.normal(shape[1], dtype=factors) for _ in range(2))
     rows = [draw.normal(*shape[:2], dtype=factors, scale=0.5) for _ in range(3)]
     scale, shift = rows[:2] if modulated else (None, None)
-    return (x, groups, weight, bias, eps, scale, shift, rows[2] if pre else None, act), {}
+    args = (x, groups, weight, bias, eps, scale, shift, rows[2] if pre else None, act)
+    if residual is None:
+        return args, {}
+    return (*args, draw.normal(*shape, dtype=dtype), residual), {}
 
 
 BFLOAT, HALF = {"dtype": torch.bfloat16}, {"dtype": torch.float16}
@@ -180,6 +208,9 @@ CASES: list[dict[str, Any]] = [
     {"shape": (3, 12, 4, 3), "groups": 4, "pre": True, **BFLOAT, "factors": torch.bfloat16},
     {"shape": (2, 36, 3, 3), "groups": 2, "pre": True, **HALF, "factors": torch.float16},
     {"shape": (0, 4, 2, 2)},
+    {"shape": (2, 12, 5, 3), "residual": 0.5**0.5, **BFLOAT},
+    {"shape": (2, 10, 3, 7), "groups": 5, "residual": 1.0, "act": False, "modulated": False},
+    {"shape": (3, 6, 7, 3), "residual": 0.7, "pre": True, "channels_last": False, **HALF},
     {"shape": (1, 192, 9, 8), "groups": 32, "modulated": False},
     {"shape": (2, 24, 9, 8), "groups": 4, "pre": True, "channels_last": False},
     {"shape": (2, 96, 5, 3), "groups": 1, **BFLOAT, "channels_last": False},
