@@ -134,7 +134,7 @@ def launch(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], config: Co
     key = (kernel, config, device, *map(_kind, args))
     found = _compiled.get(key)
     # Profilers hook into triton's launcher.
-    if found is None or triton.knobs.runtime.launch_enter_hook is not None:
+    if found is None or triton.knobs.runtime.launch_enter_hook.calls:
         compiled = kernel[grid](*args, **dict(config.constants), **options)
         _compiled[key] = compiled, tuple(value for _, value in config.constants)
         return

@@ -1,4 +1,4 @@
-"""Compiles recorded launches for a GPU that is not here and reads what the assembler made of them."""
+"""Compiles recorded launches for a GPU that is not here and reads the result."""
 
 import re
 import subprocess
@@ -55,7 +55,7 @@ def compiled(launch: Launch, arch: int) -> Binary:
     assert names[len(launch.args) :] == list(constants), (
         f"{launch.kernel.__name__}: constants {list(constants)} do not follow {runtime}"
     )
-    signature, attributes = {name: "constexpr" for name in names}, {}
+    signature, attributes = dict.fromkeys(names, "constexpr"), {}
     for i, (name, arg) in enumerate(zip(runtime, launch.args)):
         if arg is None or (type(arg) is int and arg == 1):
             constants[name] = arg
