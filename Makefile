@@ -7,7 +7,7 @@ BUILD := setup.py pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/
 WORKERS ?= 2
 SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cu)
 
-.PHONY: demo test test-all test-gpu lint format bench clean
+.PHONY: demo test test-all test-gpu sanitize lint format bench clean
 
 demo: $(STAMP)
 	$(BIN)/ctm-fast demo
@@ -20,6 +20,14 @@ test-all: $(STAMP)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
+
+# Every kernel once under the checkers of the CUDA toolkit; no caching, so that they see overruns.
+sanitize: $(STAMP)
+	for tool in memcheck racecheck; do \
+	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
+	    $(BIN)/python -m pytest -m gpu tests/kernels/test_all_ops.py \
+	    -k "test_values or test_gradients" || exit 1; \
+	done
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
