@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BUILD := setup.py pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 WORKERS ?= 2
-SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cu)
+SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cu tests/kernels/*.c)
 
 .PHONY: demo test test-all test-gpu sanitize lint format bench clean
 

@@ -1,5 +1,10 @@
 """Launching: what is recorded, what a launch is compiled for, and the cache in front of triton."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,3 +135,36 @@ def test_launches_are_compiled_once_for_each_kind(stand_in_driver: None) -> None
     assert len(kernel.compiled) == count + 1
     launch(kernel, (4,), (x, x, 128, 7.5), settings)
     assert len(kernel.compiled) == count + 1
+
+
+@needs_triton
+@pytest.mark.skipif(_triton.INTERPRETED, reason="launches compiled kernels")
+def test_what_reaches_the_driver(tmp_path: Path) -> None:
+    """Later launches, which go past triton's Python, give libcuda what its first launch gave."""
+    here, include = Path(__file__).parent, Path(triton.__file__).parent / "backends/nvidia/include"
+    library = tmp_path / "libcuda.so.1"
+    compiler = os.environ.get("CC", "cc")
+    source = here / "stand_in_cuda.c"
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", f"-I{include}", str(source), "-o", str(library)], check=True
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.launch_worker", "1"],
+        env={
+            **os.environ,
+            "TRITON_LIBCUDA_PATH": str(tmp_path),
+            "LD_LIBRARY_PATH": str(tmp_path),
+            "TRITON_CACHE_DIR": str(tmp_path / "cache"),
+        },
+        cwd=here.parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    *lines, microseconds = (json.loads(line) for line in done.stdout.splitlines())
+    assert [line[0] for line in lines] == list(range(1, 10))
+    factor = 0x40200000  # 2.5
+    for _, size, addresses, given in lines:
+        scalars = [factor] if size == 1 else [size, factor]
+        assert given == [3, 2, 1, 64, 0, 77, *addresses, *scalars]
+    assert microseconds > 0
