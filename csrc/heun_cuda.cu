@@ -1,4 +1,4 @@
-// The Heun updates on a CUDA device: float32 state, four elements per thread.
+// The Heun updates and added noise on a CUDA device: float32 state, four elements per thread.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -71,7 +71,7 @@ __device__ __forceinline__ void store(void* base, std::int64_t offset, int count
   }
 }
 
-// Block b works on piece b % pieces of sample b / pieces.
+// Block b works on piece b % pieces of sample b / pieces. Without Correct there is no f2.
 template <bool Correct, bool Packed, class Network, class Out>
 __global__ void __launch_bounds__(kMaxThreads) heun_kernel(HeunStep step, int pieces) {
   const std::int64_t sample = blockIdx.x / pieces;
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kMaxThreads) heun_kernel(HeunStep step, int pi
   float x[kPerThread];
   load<Packed, float>(step.x, offset, count, x);
   if (step.active == nullptr || step.active[sample]) {
-    const float a = static_cast<const float*>(step.a)[sample];
+    const float a = step.a == nullptr ? 1.0f : static_cast<const float*>(step.a)[sample];
     const float b = static_cast<const float*>(step.b)[sample];
     float f1[kPerThread];
     load<Packed, Network>(step.f1, offset, count, f1);
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kMaxThreads) heun_kernel(HeunStep step, int pi
       for (int i = 0; i < kPerThread; ++i) x[i] = predicted(x[i], f1[i], a, b);
     }
   }
-  if constexpr (Correct) store<Packed, float>(step.next, offset, count, x);
+  if (step.next != nullptr) store<Packed, float>(step.next, offset, count, x);
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) x[i] *= c_in;
   store<Packed, Out>(step.scaled, offset, count, x);
@@ -160,24 +160,12 @@ void choose_out(const HeunStep& step, cudaStream_t stream) {
   }
 }
 
-// The static CUDA runtime has its own idea of the current device.
-class DeviceGuard {
- public:
-  explicit DeviceGuard(int device) {
-    check(cudaGetDevice(&previous_));
-    if (previous_ != device) check(cudaSetDevice(device));
-  }
-  ~DeviceGuard() { cudaSetDevice(previous_); }
-
- private:
-  int previous_ = 0;
-};
-
 }  // namespace
 
 void heun_cuda(const HeunStep& step, int device, void* stream) {
   if (step.batch == 0 || step.size == 0) return;
-  const DeviceGuard guard(device);
+  // For this statically linked runtime; the caller's may not share its idea of the current device.
+  check(cudaSetDevice(device));
   const auto queue = static_cast<cudaStream_t>(stream);
   switch (step.network) {
     case Dtype::bfloat16:

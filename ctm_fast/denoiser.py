@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .kernels.jump import jump as combine
+from .kernels.jump import jump
 from .precond import EDM, Preconditioning
 from .sigmas import SIGMA_MAX, SIGMA_MIN, check_sigma_range
 
@@ -30,6 +30,14 @@ def per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
     if levels.shape != (len(x),):
         raise ValueError(f"sigma has shape {tuple(levels.shape)}; need () or ({len(x)},)")
     return levels
+
+
+def _combined(x: Tensor, F: Tensor, P: Tensor, Q: Tensor) -> Tensor:
+    # The U-Nets answer in channels-last order; the fused jump needs both images in one.
+    if x.ndim == 4 and x.stride() != F.stride():
+        if F.is_contiguous(memory_format=torch.channels_last):
+            x = x.contiguous(memory_format=torch.channels_last)
+    return jump(x, F, P, Q)
 
 
 class Denoiser(nn.Module):
@@ -92,12 +100,12 @@ class Denoiser(nn.Module):
             x: (batch, C, H, W) noisy images, float32 or float64.
             sigma: noise level, a number or (batch,), > 0.
             labels: (batch,) int64 classes, (batch, classes) weights, or None.
-            extra: passed on to the network.
+            extra: passed on to `network`.
         """
         sigma = per_sample(sigma, x)
         destination = sigma if self.kind == "trajectory" else None
         P, Q = self.precond.denoise_coefficients(sigma)
-        return combine(x, self.network(x, sigma, destination, labels, **extra), P, Q)
+        return _combined(x, self.network(x, sigma, destination, labels, **extra), P, Q)
 
     def jump(
         self,
@@ -121,7 +129,7 @@ class Denoiser(nn.Module):
         sigma, sigma_to = per_sample(sigma, x), per_sample(sigma_to, x)
         if self.kind == "trajectory":
             P, Q = self.precond.jump_coefficients(sigma, sigma_to)
-            return combine(x, self.network(x, sigma, sigma_to, labels), P, Q)
+            return _combined(x, self.network(x, sigma, sigma_to, labels), P, Q)
         if self.kind == "consistency":
             low = torch.full_like(sigma_to, self.sigma_min)
             if sigma_to.device.type == "cpu" and not torch.allclose(sigma_to, low, rtol=1e-4):
@@ -147,15 +155,18 @@ class Denoiser(nn.Module):
         sigma: Tensor,
         sigma_to: Tensor | None = None,
         labels: Tensor | None = None,
+        scaled: Tensor | None = None,
         **extra: Any,
     ) -> Tensor:
         """Raw output F(c_in x, c_noise(t), c_noise(s)) in the network's dtype.
 
         `sigma` and `sigma_to` are (batch,); `sigma_to` is None without destination embedding.
+        `scaled` is c_in x where the caller already has it, for example from `add_noise`.
         """
-        c_in = self.precond.c_in(sigma).reshape(-1, *[1] * (x.ndim - 1))
+        if scaled is None:
+            scaled = self.precond.c_in(sigma).reshape(-1, *[1] * (x.ndim - 1)) * x
         return self.raw(
-            c_in * x,
+            scaled,
             self.precond.c_noise(sigma),
             None if sigma_to is None else self.precond.c_noise(sigma_to),
             labels,

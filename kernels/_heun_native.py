@@ -1,33 +1,45 @@
-"""The Heun updates of csrc/, registered with torch as ctm_fast::heun_predict and heun_correct."""
+"""The Heun updates and added noise of csrc/, registered with torch."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from . import _native
+from ._pointwise import (
+    Active,
+    correct_arguments,
+    new_both,
+    new_scaled,
+    noise_arguments,
+    predict_arguments,
+    register,
+)
 
 Tensor = torch.Tensor
-Active = torch.Tensor | None
 
 
 def _call(
     images: tuple[Tensor, Tensor, Tensor | None],
-    factors: tuple[Tensor, Tensor, Tensor | None, Tensor],
+    factors: tuple[Tensor | None, Tensor, Tensor | None, Tensor],
     active: Active,
     x_next: Tensor | None,
     scaled: Tensor,
 ) -> None:
-    """One call of csrc/: fills `scaled`, and `x_next` if F2 is there."""
+    """One call of csrc/: fills `scaled`, and `x_next` if there is one."""
     x, F1, _ = images
     batch = x.shape[0]
     if x.numel() == 0:
         return
     # Named here so that what .contiguous() may have made outlives the call.
     small = [None if t is None else t.contiguous() for t in (*factors, active)]
+    device, lane = -1, torch.get_num_threads()
     if x.is_cuda:
-        device, lane = x.get_device(), torch.cuda.current_stream(x.device).cuda_stream
-    else:
-        device, lane = -1, torch.get_num_threads()
+        device = x.get_device()
+        if device != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                return _call(images, factors, active, x_next, scaled)
+        lane = torch.cuda.current_stream(device).cuda_stream
     _native.module.heun_step(
         *(0 if t is None else t.data_ptr() for t in (*images, *small, x_next, scaled)),
         *(batch, x.numel() // batch),
@@ -45,7 +57,7 @@ def _predict(
     active: Active,
     out_dtype: torch.dtype,
 ) -> Tensor:
-    scaled = torch.empty_like(x, dtype=out_dtype)
+    scaled = new_scaled(x, out_dtype)
     _call((x, F1, None), (alpha, beta, None, c_in), active, None, scaled)
     return scaled
 
@@ -61,71 +73,37 @@ def _correct(
     active: Active,
     out_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    x_next, scaled = torch.empty_like(x), torch.empty_like(x, dtype=out_dtype)
+    x_next, scaled = new_both(x, out_dtype)
     _call((x, F1, F2), (A, B, C, c_in), active, x_next, scaled)
     return x_next, scaled
 
 
-LIBRARY = torch.library.Library("ctm_fast", "FRAGMENT")
-LIBRARY.define(
-    "heun_predict(Tensor x, Tensor F1, Tensor alpha, Tensor beta, Tensor c_in, Tensor? active, "
-    "ScalarType out_dtype) -> Tensor"
-)
-LIBRARY.define(
-    "heun_correct(Tensor x, Tensor F1, Tensor F2, Tensor A, Tensor B, Tensor C, Tensor c_in, "
-    "Tensor? active, ScalarType out_dtype) -> (Tensor, Tensor)"
-)
-for _device in ("CPU", "CUDA"):
-    LIBRARY.impl("heun_predict", _predict, _device)
-    LIBRARY.impl("heun_correct", _correct, _device)
-
-
-@torch.library.register_fake("ctm_fast::heun_predict", lib=LIBRARY)
-def _fake_predict(x: Tensor, *args: Any) -> Tensor:
-    return torch.empty_like(x, dtype=args[-1])
-
-
-@torch.library.register_fake("ctm_fast::heun_correct", lib=LIBRARY)
-def _fake_correct(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(x, dtype=args[-1])
-
-
-def registered(*args: Any, out_dtype: torch.dtype | None = None) -> list[tuple[Any, Any]]:
-    """The registered op and its arguments for one call of heun_predict or heun_correct."""
-    # heun_correct takes seven tensors and maybe `active`, heun_predict five.
-    count = 7 if len(args) >= 7 else 5
-    op = torch.ops.ctm_fast.heun_predict if count == 5 else torch.ops.ctm_fast.heun_correct
-    active = args[count] if len(args) > count else None
-    return [(op.default, (*args[:count], active, out_dtype or args[1].dtype))]
-
-
-def native_predict(
-    x: Tensor,
-    F1: Tensor,
-    alpha: Tensor,
-    beta: Tensor,
-    c_in: Tensor,
-    active: Active = None,
-    *,
-    out_dtype: torch.dtype | None = None,
-) -> Tensor:
-    """`reference_predict` in one pass by csrc/."""
-    out_dtype = out_dtype or F1.dtype
-    return torch.ops.ctm_fast.heun_predict(x, F1, alpha, beta, c_in, active, out_dtype)
-
-
-def native_correct(
-    x: Tensor,
-    F1: Tensor,
-    F2: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    c_in: Tensor,
-    active: Active = None,
-    *,
-    out_dtype: torch.dtype | None = None,
+def _add_noise(
+    x: Tensor, noise: Tensor, level: Tensor, c_in: Tensor, out_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
+    noisy, scaled = new_both(x, out_dtype)
+    _call((x, noise, None), (None, level, None, c_in), None, noisy, scaled)
+    return noisy, scaled
+
+
+RUN: dict[str, Callable[..., Any]] = {
+    "heun_predict": _predict,
+    "heun_correct": _correct,
+    "add_noise": _add_noise,
+}
+LIBRARY = register("", RUN, ("CPU", "CUDA"))
+
+
+def native_predict(*args: Any, **kwargs: Any) -> Tensor:
+    """`reference_predict` in one pass by csrc/."""
+    return torch.ops.ctm_fast.heun_predict(*predict_arguments(*args, **kwargs))
+
+
+def native_correct(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
     """`reference_correct` in one pass by csrc/."""
-    out_dtype = out_dtype or F1.dtype
-    return torch.ops.ctm_fast.heun_correct(x, F1, F2, A, B, C, c_in, active, out_dtype)
+    return torch.ops.ctm_fast.heun_correct(*correct_arguments(*args, **kwargs))
+
+
+def native_add_noise(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """`add_noise` in one pass by csrc/."""
+    return torch.ops.ctm_fast.add_noise(*noise_arguments(*args, **kwargs))

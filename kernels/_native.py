@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-INTERFACE = 2
+INTERFACE = 3
 """Version of the calls below; a build of another version is refused instead of misread."""
 
 ABSENT: str | None = None

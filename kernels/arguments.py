@@ -19,6 +19,14 @@ def same_dense_layout(*tensors: torch.Tensor) -> bool:
     )
 
 
+def layer_dtype(values: torch.Tensor) -> torch.dtype:
+    """The dtype in which a linear layer computes with such values: autocast's, or their own."""
+    kind = values.device.type
+    if values.dtype == torch.float64 or not torch.amp.is_autocast_available(kind):
+        return values.dtype
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
+
+
 def check_state(x: torch.Tensor) -> None:
     """Raises ValueError unless x is a batch of float32 or float64."""
     if x.dtype not in STATE_DTYPES or x.ndim < 1:

@@ -12,7 +12,16 @@ from typing import Any
 
 import torch
 
-from ._heun_native import native_correct, native_predict, registered
+from ._heun_native import native_correct, native_predict
+from ._pointwise import (
+    Active,
+    correct_arguments,
+    limits,
+    no_gradient,
+    predict_arguments,
+    registered,
+)
+from ._pointwise_triton import launch_correct, launch_predict, triton_correct, triton_predict
 from .arguments import (
     Draw,
     check_active,
@@ -20,16 +29,10 @@ from .arguments import (
     check_network,
     check_state,
     column,
-    same_dense_layout,
 )
 from .op import Call, Op
 
 Tensor = torch.Tensor
-Active = torch.Tensor | None
-NETWORK_DTYPES = {
-    torch.float32: (torch.float32, torch.bfloat16, torch.float16),
-    torch.float64: (torch.float64, torch.float32),
-}
 
 
 def reference_predict(
@@ -140,19 +143,10 @@ def check_correct(
 
 
 def unsupported(backend: str, x: Tensor, F1: Tensor, *rest: Any, **kwargs: Any) -> str | None:
-    """Reason why the native kernels cannot run this call, or None."""
-    tensors = [x, F1, *(t for t in rest if isinstance(t, torch.Tensor))]
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return f"{backend} has no gradient, which an argument requires; use backend 'reference'"
-    out_dtype = kwargs.get("out_dtype") or F1.dtype
-    allowed = NETWORK_DTYPES[x.dtype]
-    if F1.dtype not in allowed or out_dtype not in allowed:
-        return f"{backend} has no {F1.dtype} to {out_dtype} beside a {x.dtype} state"
-    if x.is_cuda and x.dtype != torch.float32:
-        return f"{backend} has a float32 state only on CUDA, not {x.dtype}"
-    if not same_dense_layout(*(t for t in tensors if t.shape == x.shape)):
-        return f"{backend} needs images that are all contiguous or all channels-last"
-    return None
+    """Reason why the fast backends cannot run this call, or None."""
+    images = [x, F1, *(t for t in rest if isinstance(t, Tensor) and t.shape == x.shape)]
+    dtypes = (F1.dtype, kwargs.get("out_dtype") or F1.dtype)
+    return no_gradient(backend, x, F1, *rest) or limits(backend, images, dtypes)
 
 
 def _example(
@@ -177,6 +171,7 @@ def _example(
 
 
 HALF = {"network": torch.bfloat16, "channels_last": True}
+WIDE = {"dtype": torch.float64}
 CASES: list[dict[str, Any]] = [
     {"shape": (2, 3, 8, 8)},
     {"shape": (3, 3, 5, 7), "masked": True, "channels_last": True},
@@ -185,8 +180,9 @@ CASES: list[dict[str, Any]] = [
     {"shape": (2, 3, 5, 5), "out_dtype": torch.bfloat16},
     {"shape": (2, 3, 32, 33), "network": torch.float16, "out_dtype": torch.float32},
     {"shape": (1, 3, 96, 96), **HALF},
-    {"shape": (2, 17), "dtype": torch.float64, "network": torch.float64, "masked": True},
-    {"shape": (2, 3, 4, 4), "dtype": torch.float64},
+    {"shape": (2, 17), **WIDE, "network": torch.float64, "masked": True},
+    {"shape": (2, 3, 4, 4), **WIDE},
+    {"shape": (2, 3, 5, 4), **WIDE, "network": torch.bfloat16, "out_dtype": torch.float16},
     {"shape": (0, 3, 4, 4), "masked": True},
     {"shape": (2, 0)},
     {"shape": (1, 1, 1, 1), **HALF},
@@ -196,26 +192,37 @@ BENCH: list[dict[str, Any]] = [
     {"shape": (64, 3, 64, 64), **HALF},
     {"shape": (8, 3, 32, 32)},
 ]
+BENCH_GPU: list[dict[str, Any]] = [
+    {"shape": (batch, 3, side, side), "network": network, "channels_last": True}
+    for batch, side in ((64, 32), (64, 64), (11, 32))
+    for network in (torch.bfloat16, torch.float16, torch.float32)
+]
 
 heun_predict = Op(
     "heun_predict",
     reference_predict,
     native=native_predict,
+    triton=triton_predict,
     check=check_predict,
     unsupported=unsupported,
-    registered=registered,
+    registered=registered("heun_predict", predict_arguments),
     example=partial(_example, False),
     cases=CASES,
     bench=BENCH,
+    bench_gpu=BENCH_GPU,
+    launches=launch_predict,
 )
 heun_correct = Op(
     "heun_correct",
     reference_correct,
     native=native_correct,
+    triton=triton_correct,
     check=check_correct,
     unsupported=unsupported,
-    registered=registered,
+    registered=registered("heun_correct", correct_arguments),
     example=partial(_example, True),
     cases=CASES,
     bench=BENCH,
+    bench_gpu=BENCH_GPU,
+    launches=launch_correct,
 )

@@ -4,6 +4,9 @@ from typing import Any
 
 import torch
 
+from ._jump_native import native_jump
+from ._pointwise import jump_arguments, limits, registered
+from ._pointwise_triton import launch_jump, triton_jump
 from .arguments import Draw, check_factors, check_network, check_state, column
 from .op import Call, Op
 
@@ -41,6 +44,17 @@ def check(x: torch.Tensor, F: torch.Tensor, P: torch.Tensor, Q: torch.Tensor) ->
     check_factors(x, P=P, Q=Q)
 
 
+def unsupported(
+    backend: str, x: torch.Tensor, F: torch.Tensor, P: torch.Tensor, Q: torch.Tensor
+) -> str | None:
+    """Reason why the fast backends cannot run this call, or None."""
+    if backend == "torch":
+        return None
+    if backend == "native" and x.is_cuda:
+        return "native has no jump on CUDA"
+    return limits(backend, (x, F), (F.dtype,))
+
+
 def example(
     *,
     shape: tuple[int, ...],
@@ -64,6 +78,8 @@ CASES: list[dict[str, Any]] = [
     dict(shape=(1, 3, 9, 9), network=torch.float16, channels_last=True),
     dict(shape=(2, 17), dtype=torch.float64),
     dict(shape=(2, 3, 4, 4), dtype=torch.float64, network=torch.float32),
+    dict(shape=(2, 3, 5, 4), dtype=torch.float64, network=torch.bfloat16),
+    dict(shape=(2, 3, 96, 97), network=torch.float16),
     dict(shape=(0, 3, 4, 4)),
     dict(shape=(1, 1, 1, 1)),
 ]
@@ -72,14 +88,25 @@ BENCH: list[dict[str, Any]] = [
     dict(shape=(64, 3, 64, 64), network=torch.bfloat16, channels_last=True),
     dict(shape=(64, 3, 32, 32)),
 ]
+BENCH_GPU: list[dict[str, Any]] = [
+    dict(shape=(batch, 3, side, side), network=network, channels_last=True)
+    for batch, side in ((64, 32), (64, 64), (11, 32))
+    for network in (torch.bfloat16, torch.float16, torch.float32)
+]
 
 jump = Op(
     "jump",
     reference,
     torch=torch_jump,
+    triton=triton_jump,
+    native=native_jump,
     check=check,
+    unsupported=unsupported,
+    registered=registered("jump", jump_arguments),
     differentiable=True,
     example=example,
     cases=CASES,
     bench=BENCH,
+    bench_gpu=BENCH_GPU,
+    launches=launch_jump,
 )

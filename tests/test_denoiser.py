@@ -79,6 +79,15 @@ def test_network_sees_scaled_input_and_log_levels():
     assert torch.equal(net.seen[-1][2], net.seen[-1][1]) and net.seen[-1][4] == "kept"
 
 
+def test_an_input_that_is_already_scaled_is_taken_as_it_is():
+    net = Recorder()
+    model, x, scaled = Denoiser(net), images(2), images(2, 1).float()
+    denoised = model(x, 2.0, scaled=scaled)
+    assert net.seen[-1][0] is scaled
+    c_skip, c_out = 0.25 / 4.25, 2.0 * 0.5 / 4.25**0.5
+    assert torch.allclose(denoised, c_skip * x + c_out * 0.5 * scaled.double())
+
+
 def test_a_teacher_is_called_without_destination():
     net = Recorder()
     model = Denoiser(net)

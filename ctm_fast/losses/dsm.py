@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ..denoiser import Denoiser
 from ..densities import AnyDensity, LogNormal
+from ..kernels.add_noise import add_noise
 from ..registry import choice
 from .objective import Balance, Batch, Models
 
@@ -28,7 +29,8 @@ def denoising_loss(
     lambda = (sigma^2 + sd^2)/(sigma sd)^2, so the effective weight on the network output is 1.
     Source: Karras et al. 2022, Eq. 8 and Table 1.
     """
-    denoised = model(noised(images, sigma, noise), sigma, labels)
+    noisy, scaled = add_noise(images, noise, sigma, model.precond.c_in(sigma))
+    denoised = model(noisy, sigma, labels, scaled=scaled)
     sd = model.sigma_data
     weight = (sigma**2 + sd**2) / (sigma * sd) ** 2
     return weight * ((denoised - images) ** 2).flatten(1).mean(1)

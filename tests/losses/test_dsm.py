@@ -49,13 +49,25 @@ def test_loss_is_the_weighted_squared_error() -> None:
 
 
 class LabelNet(nn.Module):
-    """Network that answers the sum of its label vector."""
+    """Network that answers zeros and remembers what it was given."""
 
     img_channels, img_resolution, label_dim, has_destination = 1, 4, 10, False
 
     def forward(self, x, c_noise, c_noise_to=None, labels=None):
-        self.seen = labels
+        self.scaled, self.seen = x, labels
         return torch.zeros_like(x)
+
+
+def test_network_sees_noisy_images_of_unit_variance() -> None:
+    net = LabelNet()
+    model = Denoiser(net)
+    images = 0.5 * torch.randn(3, 1, 40, 40, generator=stream(4))
+    noise = torch.randn(3, 1, 40, 40, generator=stream(5))
+    sigma = torch.tensor([0.01, 0.5, 80.0])
+    denoising_loss(model, images, sigma, noise, None)
+    c_in = model.precond.c_in(sigma).reshape(3, 1, 1, 1)
+    torch.testing.assert_close(net.scaled, c_in * noised(images, sigma, noise))
+    torch.testing.assert_close(net.scaled.std((1, 2, 3)), torch.ones(3), rtol=0.05, atol=0)
 
 
 def test_label_dropout_replaces_labels_by_zeros() -> None:
