@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m benchmarks kernels`."""
+"""Benchmarks: `python -m benchmarks kernels`, `compare` and `table`; see docs/performance.md."""
