@@ -6,6 +6,8 @@ owns one head: its queries and their gradients stay on the chip while it passes 
 that everything is read once and written once, and nothing is added up between programs.
 """
 
+# mypy: allow-untyped-defs
+
 from functools import lru_cache
 
 import torch
@@ -205,7 +207,7 @@ def _plan(
     forward = config(num_warps=warps, num_stages=2, **shape, **blocks)
 
     if rows == 256 and not wide:
-        keys = 32 if pixels == rows else 16
+        keys = 32 if last and pixels == rows else 16
     warps = 8 if wide or rows * columns > 4096 else 4
     backward = config(num_warps=warps, **shape, BQ=rows, BK=keys, BD=columns)
     return -(-pixels // queries), forward, backward

@@ -53,16 +53,16 @@ def torch_attention(qkv: Tensor, num_heads: int, layout: str = "adm") -> Tensor:
     """`reference` by PyTorch's fused attention, without a copy of channels-last "adm"."""
     if qkv.shape[0] == 0 or qkv.shape[2] * qkv.shape[3] < 2:
         return reference(qkv, num_heads, layout)
-    parts = _split(qkv, num_heads, layout)
-    if qkv.is_cuda and parts[0].stride(3) != 1:
+    q, k, v = _split(qkv, num_heads, layout)
+    if qkv.is_cuda and q.stride(3) != 1:
         # The fused kernels want the channels of a head side by side.
-        parts = [part.contiguous() for part in parts]
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     preferred = _preferred(qkv.device)
     with _no_autocast(qkv):
         if preferred is None:
-            return _merge(F.scaled_dot_product_attention(*parts), qkv)
+            return _merge(F.scaled_dot_product_attention(q, k, v), qkv)
         with sdpa_kernel(preferred, set_priority=True):
-            return _merge(F.scaled_dot_product_attention(*parts), qkv)
+            return _merge(F.scaled_dot_product_attention(q, k, v), qkv)
 
 
 # What SDPA may use does not change while a graph is traced, and tracing cannot ask for it.
@@ -103,7 +103,7 @@ def _merge(out: Tensor, qkv: Tensor) -> Tensor:
     """(batch, heads * width, H, W) from (batch, heads, pixels, width), in qkv's memory order."""
     batch, channels, height, width = qkv.shape
     if memory_format(qkv) == torch.channels_last:
-        pixels = out.transpose(1, 2).reshape(batch, height, width, channels // 3)
+        pixels = out.transpose(1, 2).contiguous().view(batch, height, width, channels // 3)
         return pixels.permute(0, 3, 1, 2)
     planes = out.transpose(2, 3).clone(memory_format=torch.contiguous_format)
     return planes.view(batch, channels // 3, height, width)
