@@ -225,6 +225,9 @@ class Denoiser(nn.Module):
         if dtype is not None:
             twin.net.to(dtype)
             twin.dtype = None
+        pack: Callable[[], None] | None = getattr(twin.net, "pack", None)
+        if pack is not None:
+            pack()
         return twin
 
     @property

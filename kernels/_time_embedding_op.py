@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ._time_embedding_triton import forward, unwritten
-from ._triton import INTERPRETED
+from ._triton import INTERPRETED, why_not
 from .arguments import layer_dtype
 
 Tensor = torch.Tensor
@@ -166,8 +166,10 @@ def launches(*args: Any, **kwargs: Any) -> None:
 
 
 def registered(*args: Any, **kwargs: Any) -> list[tuple[Any, tuple[Any, ...]]]:
-    """The registered forward and backward op and their arguments for one call."""
+    """The registered ops and their arguments for one call; none where Triton cannot run it."""
     inputs = _arguments(*args, **kwargs)
+    if why_not(inputs[:1]) is not None:
+        return []
     c_noise, frequencies, weight0, _, weight1, _, before, after, sin_first, _ = inputs
     y, rows, saved = RUN(*inputs)
     saved_tensors = (c_noise, frequencies, weight0, weight1, before, after, rows, saved)

@@ -11,6 +11,9 @@ from .op import Call, Op
 
 Tensor = torch.Tensor
 Tensors = Sequence[torch.Tensor]
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+GATHERED = 1 << 20
+"""So many weights at most are gathered for one product on a CPU."""
 
 
 def reference(
@@ -60,16 +63,15 @@ def torch_affine(
 
     The library's product is the best one for such sizes on every device, so there is no kernel of
     our own behind it. Many small ones lose on a GPU and in half precision, by what each costs
-    before it begins; on a CPU in float32 that is less than gathering the operands.
+    before it begins; on a CPU in float32, or with long weights that are not packed, that is less
+    than gathering the operands.
     """
-    dtype = layer_dtype(emb)
-    layers = [weights, biases, weights_to, biases_to]
+    call = one_product
     if emb.device.type == "cpu":
-        if dtype.itemsize > 2:
-            return reference(emb, weights, biases, emb_to, weights_to, biases_to, parts)
-        if weights[0].dtype != dtype:  # gathers half as many bytes
-            layers = [[value.to(dtype) for value in values] for values in layers]
-    return one_product(emb, layers[0], layers[1], emb_to, layers[2], layers[3], parts)
+        size = emb.shape[1] * sum(weight.shape[0] for weight in weights)
+        long = size > GATHERED and not _consecutive(weights)
+        call = reference if long or layer_dtype(emb).itemsize > 2 else one_product
+    return call(emb, weights, biases, emb_to, weights_to, biases_to, parts)
 
 
 def one_product(
@@ -130,21 +132,22 @@ def stacked(weights: Tensors) -> Tensor:
 
 def _consecutive(weights: Tensors) -> bool:
     """Whether each weight begins where the one before it ends, in the storage of the first."""
+    first = weights[0]
     if torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None:
         return False
-    if torch.autograd.forward_ad._current_level >= 0:
+    # Forward derivatives of the other weights would be lost, and fake tensors have no address.
+    if torch.autograd.forward_ad._current_level >= 0 or type(first) not in PLAIN or first.is_meta:
         return False
-    first = weights[0]
     start = end = first.data_ptr()
     dtype, size = first.dtype, first.element_size()
     for weight in weights:
         if weight.data_ptr() != end or weight.requires_grad or weight.dtype != dtype:
             return False
-        if not weight.is_contiguous() or weight.is_meta:
+        if not weight.is_contiguous():
             return False
         end += weight.numel() * size
     whole = first.untyped_storage()
-    return end <= whole.data_ptr() + whole.nbytes() and end > start
+    return start < end <= whole.data_ptr() + whole.nbytes()
 
 
 def check(

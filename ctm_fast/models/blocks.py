@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Conv2d, Linear, Resample, group_norm, norm_act, pixel_attention
+from .. import kernels
+from .layers import Conv2d, Linear, Resample, group_norm, norm_act, norm_of_sum
 
 
 @dataclass(frozen=True)
@@ -74,32 +76,31 @@ class ResBlock(nn.Module):
             self.qkv = Conv2d(out_channels, 3 * out_channels, 1)
             self.proj = Conv2d(out_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, emb: Tensor, emb_to: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, modulation: Sequence[Tensor]) -> Tensor:
         """(batch, out_channels, H', W'), channels-last.
 
         Args:
             x: (batch, in_channels, H, W), channels-last.
-            emb: (batch or 1, emb_channels) of the noise level, after its SiLU.
-            emb_to: the same of the destination, or None to leave it out.
+            modulation: what `affine`, and `affine_to` added to it, make of the noise embedding:
+                scale and shift, or bias, each (batch or 1, out_channels).
         """
         h = norm_act(x, self.norm0)
         if self.resample is not None:
             h = self.resample(h)
         h = self.conv0(h)
-        modulation = self.affine(emb)
-        if emb_to is not None and self.affine_to is not None:
-            modulation = modulation + self.affine_to(emb_to)
         if self.adaptive_scale:
-            h = norm_act(h, self.norm1, scale_shift=modulation)
+            scale, shift = modulation
+            h = norm_act(h, self.norm1, scale=scale, shift=shift)
         else:
-            h = norm_act(h, self.norm1, bias=modulation)
+            (bias,) = modulation
+            h = norm_act(h, self.norm1, bias=bias)
         if self.dropout and self.training:
             h = F.dropout(h, self.dropout)
-        x = self._sum(self.conv1(h), self._shortcut(x))
-        if self.num_heads:
-            h = pixel_attention(self.qkv(norm_act(x, self.norm2, act=False)), self.num_heads)
-            x = self._sum(self.proj(h), x)
-        return x
+        h, x = self.conv1(h), self._shortcut(x)
+        if not self.num_heads:
+            return self._sum(h, x)
+        h, x = norm_of_sum(h, x, self.skip_scale, self.norm2)
+        return self._sum(self.proj(kernels.attention(self.qkv(h), self.num_heads)), x)
 
     def _shortcut(self, x: Tensor) -> Tensor:
         # A 1x1 convolution commutes with nearest-neighbour doubling and is 4 times cheaper first.

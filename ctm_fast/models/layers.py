@@ -1,4 +1,4 @@
-"""Layers that every network is built from: convolution, resampling, normalisation, attention."""
+"""Layers that every network is built from: convolution, resampling, normalisation."""
 
 from __future__ import annotations
 
@@ -27,6 +27,17 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         """Nothing: PyTorch would draw from the global random state here."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled or copied: a packed weight alone, without those it lies among."""
+        state = self.__dict__.copy()
+        weight = state["_parameters"].get("weight")
+        if weight is None or weight.requires_grad:
+            return state
+        if weight.untyped_storage().nbytes() > weight.nbytes:
+            alone = nn.Parameter(weight.detach().clone(), requires_grad=False)
+            state["_parameters"] = {**state["_parameters"], "weight": alone}
+        return state
 
 
 class Constant(nn.Module):
@@ -128,8 +139,8 @@ def norm_act(
     norm: nn.GroupNorm,
     *,
     bias: Tensor | None = None,
-    scale_shift: Tensor | None = None,
-    act: bool = True,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
 ) -> Tensor:
     """Group norm and SiLU, with the noise level's modulation: (batch, C, H, W).
 
@@ -137,31 +148,29 @@ def norm_act(
         x: (batch, C, H, W).
         norm: over C channels.
         bias: (batch or 1, C), added to x before it is normalised.
-        scale_shift: (batch or 1, 2C); the normalised x becomes x (1 + scale) + shift.
-        act: False leaves the SiLU out.
+        scale, shift: (batch or 1, C); the normalised x becomes x (1 + scale) + shift.
     """
-    scale, shift = (None, None) if scale_shift is None else scale_shift.chunk(2, dim=1)
     return kernels.group_norm(
-        x, norm.num_groups, norm.weight, norm.bias, norm.eps, scale, shift, bias, act
+        x, norm.num_groups, norm.weight, norm.bias, norm.eps, scale, shift, bias, act=True
     )
 
 
-def pixel_attention(qkv: Tensor, num_heads: int) -> Tensor:
-    """Self-attention over all pixels: (batch, heads * head_dim, H, W), channels-last.
-
-    With channels-last input neither the split into queries, keys and values nor the merge of the
-    heads copies anything.
+def norm_of_sum(
+    x: Tensor, residual: Tensor, factor: float, norm: nn.GroupNorm
+) -> tuple[Tensor, Tensor]:
+    """Group norm of factor (x + residual), and that sum: both (batch, C, H, W).
 
     Args:
-        qkv: (batch, 3 * heads * head_dim, H, W), channels ordered ({q, k, v}, head, head_dim).
-        num_heads: heads.
+        x: (batch, C, H, W).
+        residual: (batch, C, H, W) in x's dtype.
+        factor: of the sum.
+        norm: over C channels.
     """
-    batch, channels, height, width = qkv.shape
-    pixels = qkv.permute(0, 2, 3, 1)
-    pixels = pixels.reshape(batch, height * width, 3, num_heads, channels // (3 * num_heads))
-    q, k, v = (part.transpose(1, 2) for part in pixels.unbind(2))
-    out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-    return out.reshape(batch, height, width, channels // 3).permute(0, 3, 1, 2)
+    return kernels.group_norm(
+        *(x, norm.num_groups, norm.weight, norm.bias, norm.eps),
+        residual=residual,
+        residual_scale=factor,
+    )
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from .. import kernels
+from ..kernels.affine import pack
 from .blocks import BlockStyle, ResBlock
 from .configs import Config, resolutions
 from .embeddings import class_embedding, keep_some_rows
@@ -128,13 +130,15 @@ class UNet(nn.Module, ABC):
                 numbers are looked at on the CPU only.
         """
         emb, emb_to = self._checked_embed(x, c_noise, c_noise_to, labels, augment_labels)
-        x, skips, _ = self._encode(x, emb, emb_to)
+        blocks = [*blocks_of(self.enc), *blocks_of(self.dec)]
+        modulations = self._modulations(blocks, emb, emb_to)
+        x, skips, _ = self._encode(x, modulations)
         out: Tensor | None = None
         for size, level in levels(self.dec):
             for name, block in level.items():
                 if name.startswith("block"):
                     x = torch.cat([x, skips.pop()], dim=1)
-                x = block(x, emb, emb_to)
+                x = block(x, next(modulations))
             if size in self.outputs:
                 out = self.outputs[size](x, out)
         assert out is not None
@@ -159,7 +163,21 @@ class UNet(nn.Module, ABC):
             (batch, C_i, H / 2^i, W / 2^i) for every resolution i.
         """
         emb, emb_to = self._checked_embed(x, c_noise, c_noise_to, labels, None)
-        return self._encode(x, emb, emb_to)[2]
+        return self._encode(x, self._modulations(blocks_of(self.enc), emb, emb_to))[2]
+
+    def pack(self) -> None:
+        """Lays the weights of all blocks' `affine` layers out as one matrix, in the same memory.
+
+        Spares a frozen network their copy at every call. A cast, moved or copied network makes the
+        copy again until it is packed again; no result depends on it.
+
+        Raises:
+            ValueError: if one of these weights requires a gradient.
+        """
+        blocks = [*blocks_of(self.enc), *blocks_of(self.dec)]
+        pack([block.affine.weight for block in blocks])
+        if self.has_destination:
+            pack([layer.weight for layer in _to_destination(blocks)])
 
     @abstractmethod
     def embed(
@@ -171,15 +189,27 @@ class UNet(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor | None]:
         """What the blocks are told: (batch or 1, emb_channels) of the level and the destination."""
 
+    def _modulations(
+        self, blocks: Sequence[ResBlock], emb: Tensor, emb_to: Tensor | None
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """What the embeddings make every block do, in order; see `ResBlock.forward`."""
+        layers = [block.affine for block in blocks]
+        weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+        layers = [] if emb_to is None else _to_destination(blocks)
+        to = [layer.weight for layer in layers], [layer.bias for layer in layers]
+        parts = 2 if self.config.adaptive_scale else 1
+        pieces = iter(kernels.affine(emb, weights, biases, emb_to, *to, parts))
+        return zip(*[pieces] * parts)
+
     def _encode(
-        self, x: Tensor, emb: Tensor, emb_to: Tensor | None
+        self, x: Tensor, modulations: Iterator[tuple[Tensor, ...]]
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         image = channels_last(x)
         x = self.input_conv(image)
         skips, features = [x], []
         for size, level in levels(self.enc):
             for name, block in level.items():
-                x = block(x, emb, emb_to)
+                x = block(x, next(modulations))
                 if name == "down" and size in self.inputs:
                     x, image = self.inputs[size](x, image)
                 skips.append(x)
@@ -252,6 +282,15 @@ def levels(side: nn.ModuleDict) -> Iterator[tuple[str, dict[str, ResBlock]]]:
     for size, level in side.items():
         assert isinstance(level, nn.ModuleDict)
         yield size, dict(level.items())  # type: ignore[arg-type]
+
+
+def blocks_of(side: nn.ModuleDict) -> list[ResBlock]:
+    """All blocks, in the order in which they run."""
+    return [block for level in side.values() for block in level.values()]  # type: ignore[operator]
+
+
+def _to_destination(blocks: Sequence[ResBlock]) -> list[Linear]:
+    return [block.affine_to for block in blocks if block.affine_to is not None]
 
 
 def _check_levels(name: str, levels: Tensor, batch: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import BlockStyle
@@ -92,22 +91,15 @@ class ADMUNet(UNet):
 
         Without `c_noise_to` the destination is left out altogether.
         """
-        emb = self._waves(c_noise)
+        before = after = None
         if self.map_augment is not None and augment_labels is not None:
-            emb = emb + self.map_augment(augment_labels.to(emb.dtype))
-        emb = self.map_layer1(F.silu(self.map_layer0(emb)))
+            before = self.map_augment(augment_labels.to(self.map_augment.weight.dtype))
         if self.map_label is not None and labels is not None:
-            emb = emb + self._label_rows(labels)
-        emb = F.silu(emb)
+            after = self._label_rows(labels)
+        emb = self.map_noise(c_noise, self.map_layer0, self.map_layer1, before, after)
         if c_noise_to is None:
             return emb, None
-        emb_to = self.map_layer1_to(F.silu(self.map_layer0_to(self._waves(c_noise_to))))
-        return emb, F.silu(emb_to)
-
-    def _waves(self, c_noise: Tensor) -> Tensor:
-        dtype = self.map_layer0.weight.dtype
-        wide = torch.promote_types(torch.float32, torch.promote_types(c_noise.dtype, dtype))
-        return self.map_noise(c_noise.to(wide)).to(dtype)
+        return emb, self.map_noise(c_noise_to, self.map_layer0_to, self.map_layer1_to)
 
     def _rule(self, name: str) -> Draw:
         *path, layer, kind = name.split(".")

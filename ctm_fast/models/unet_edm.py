@@ -97,31 +97,21 @@ class SongUNet(UNet):
         """
         if self.has_destination and c_noise_to is None:
             raise ValueError("this network needs c_noise_to, the noise level that it jumps to")
-        extra = self._class_row(labels)
-        emb = self._waves(c_noise)
-        if extra is not None:
-            emb = emb + extra
+        row = before = self._class_row(labels)
         if self.map_augment is not None and augment_labels is not None:
-            emb = emb + self.map_augment(augment_labels.to(emb.dtype))
-        emb = F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
+            augment = self.map_augment(augment_labels.to(self.map_augment.weight.dtype))
+            before = augment if row is None else row + augment
+        emb = self.map_noise(c_noise, self.map_layer0, self.map_layer1, before)
         if c_noise_to is None:
             return emb, None
-        emb_to = self._waves(c_noise_to)
-        if extra is not None:
-            emb_to = emb_to + extra
-        return emb, F.silu(self.map_layer1_to(F.silu(self.map_layer0_to(emb_to))))
-
-    def _waves(self, c_noise: Tensor) -> Tensor:
-        dtype = self.map_layer0.weight.dtype
-        wide = torch.promote_types(torch.float32, torch.promote_types(c_noise.dtype, dtype))
-        return self.map_noise(c_noise.to(wide)).to(dtype)
+        return emb, self.map_noise(c_noise_to, self.map_layer0_to, self.map_layer1_to, row)
 
     def _class_row(self, labels: Tensor | None) -> Tensor | None:
         if self.map_label is None:
             return None
         # Without a class the bias still acts, as it does for a row of zeros.
         if labels is None:
-            return self.map_label.bias
+            return self.map_label.bias[None]
         return self._label_rows(labels) * math.sqrt(self.label_dim) + self.map_label.bias
 
     def _rule(self, name: str) -> Draw:

@@ -21,7 +21,6 @@ DEVICES = [
 compiles = pytest.mark.skipif(
     _triton.INTERPRETED or _triton.ABSENT is not None, reason="needs triton's compiler"
 )
-ON_A_GPU = [torch.bfloat16]
 
 
 def compared(args):
@@ -57,13 +56,16 @@ def test_sines_of_large_angles(largest, sin_first, device):
     _, rows, _ = forward(level, frequencies, *args[2:6], None, None, sin_first, torch.float32)
     angles = (level[:, None] * frequencies).double()
     halves = [angles.sin(), angles.cos()] if sin_first else [angles.cos(), angles.sin()]
-    assert (rows.double() - torch.cat(halves, 1)).abs().max() < 1.5e-7
+    error = (rows.double() - torch.cat(halves, 1)).abs()
+    # A GPU may multiply and subtract in one step, and so skip the rounding of the angle.
+    rounding = 0 if device == "cpu" else 2**-24 * torch.cat([angles, angles], 1).abs()
+    assert (error <= 1.5e-7 + rounding).all()
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("batch", [1, 16, 17, 65])
 def test_every_tile_size(batch, device):
-    for dtype in (torch.float32, torch.float16, *(ON_A_GPU if device == "cuda" else ())):
+    for dtype in (torch.float32, torch.float16, *([torch.bfloat16] if device == "cuda" else [])):
         args, _ = example(batch=batch, K=20, E=33, dtype=dtype, after=batch, device=device)
         compared(args)
 

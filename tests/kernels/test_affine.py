@@ -6,7 +6,9 @@ from itertools import chain
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ctm_fast.kernels import affine
 from ctm_fast.kernels.affine import example, one_product, pack, reference, stacked
@@ -47,6 +49,12 @@ def test_formula():
         torch.testing.assert_close(torch.cat(pieces[2 * i : 2 * i + 2], 1), expected)
 
 
+def products(profile):
+    """Matrix products of a profiled run."""
+    names = ("aten::mm", "aten::addmm")
+    return sum(event.count for event in profile.key_averages() if event.key in names)
+
+
 def test_one_product_per_noise_level():
     args, _ = example(rows=(8,) * 20, batch_to=3, dtype=torch.bfloat16)
     leaves = [t.requires_grad_() for t in tensors(args)]
@@ -54,11 +62,6 @@ def test_one_product_per_noise_level():
         pieces = affine(*args)
     with torch.profiler.profile() as backward:
         torch.autograd.backward(pieces, [torch.ones_like(piece) for piece in pieces])
-
-    def products(profile):
-        names = ("aten::mm", "aten::addmm")
-        return sum(event.count for event in profile.key_averages() if event.key in names)
-
     assert products(forward) == 2
     assert products(backward) == 4
     assert all(leaf.grad is not None for leaf in leaves)
@@ -181,6 +184,25 @@ def test_packed_weights_have_forward_derivatives():
     torch.testing.assert_close(found, reference(args[0], tangents, [b * 0 for b in args[2]]))
 
 
+def test_tensors_without_memory():
+    args, _ = example(rows=(8, 4), batch_to=3, dtype=torch.bfloat16, device="meta")
+    assert [tuple(piece.shape) for piece in affine(*args)] == [(3, 8), (3, 4)]
+    with FakeTensorMode():
+        args, _ = example(rows=(8, 4), batch_to=3, dtype=torch.bfloat16)
+        assert [tuple(piece.shape) for piece in affine(*args)] == [(3, 8), (3, 4)]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_long_weights_on_a_cpu_are_gathered_only_by_packing(dtype, packed):
+    args, _ = example(rows=(1024,) * 3, batch=2, width=512, dtype=dtype)
+    if packed:
+        pack(args[1])
+    with torch.profiler.profile() as profile:
+        affine(*args)
+    assert products(profile) == (1 if packed and dtype == torch.bfloat16 else 3)
+
+
 def test_torch_save_keeps_packed_weights_together():
     weights = frozen(4, 2, 3)
     pack(weights)
@@ -189,6 +211,17 @@ def test_torch_save_keeps_packed_weights_together():
     file.seek(0)
     loaded = torch.load(file)
     assert stacked(loaded).data_ptr() == loaded[0].data_ptr()
+
+
+def test_safetensors_stores_packed_weights_once(tmp_path):
+    weights = frozen(4, 2, 3)
+    expected = [weight.clone() for weight in weights]
+    pack(weights)
+    file = tmp_path / "weights.safetensors"
+    save_file({str(i): weight for i, weight in enumerate(weights)}, file)
+    loaded = load_file(file)
+    assert all(torch.equal(loaded[str(i)], value) for i, value in enumerate(expected))
+    assert file.stat().st_size < 1000
 
 
 def test_weights_that_are_trained_are_not_packed():

@@ -36,6 +36,14 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
+def modulation(layer, emb, to=None):
+    """What the network hands to a block, from its own affine layers."""
+    rows = layer.affine(emb)
+    if to is not None:
+        rows = rows + layer.affine_to(to)
+    return rows.chunk(2 if layer.adaptive_scale else 1, dim=1)
+
+
 def published(layer, rename):
     """The block's state as NVlabs/edm names it; one head has rows (dim, {q, k, v})."""
     state = {}
@@ -58,38 +66,42 @@ def test_block_equals_its_formula(adaptive, taps, change, destination):
     name = f"8x8_{change or 'block0'}"
     state = published(layer, name)
     expected = reference.edm_block(state, name, x, emb, to if destination else None, options)
-    found = layer(x, emb, to if destination else None)
+    given = modulation(layer, emb, to if destination else None)
+    found = layer(x, given)
     assert torch.allclose(found, expected, rtol=1e-6, atol=1e-6)
     with torch.no_grad():
-        assert torch.allclose(layer(x, emb, to if destination else None), found, rtol=1e-12)
+        assert torch.allclose(layer(x, given), found, rtol=1e-12)
 
 
 def test_one_embedding_row_serves_the_batch():
-    layer, x, emb = block(), draw(3, 8, 4, 4), draw(1, 6, seed=1)
-    assert torch.allclose(layer(x, emb), layer(x, emb.expand(3, -1)), rtol=1e-12)
+    layer, x = block(), draw(3, 8, 4, 4)
+    (row,) = modulation(layer, draw(1, 6, seed=1))
+    assert torch.allclose(layer(x, [row]), layer(x, [row.expand(3, -1)]), rtol=1e-12)
 
 
 def test_input_is_left_alone():
-    layer, x, emb = block(outer=8, attention=True), draw(3, 8, 4, 4), draw(3, 6, seed=1)
-    before = x.clone()
+    layer, x = block(outer=8, attention=True), draw(3, 8, 4, 4)
+    given = modulation(layer, draw(3, 6, seed=1))
+    before = x.clone(), given[0].clone()
     with torch.no_grad():
-        layer(x, emb)
-    assert torch.equal(x, before)
+        layer(x, given)
+    assert torch.equal(x, before[0]) and torch.equal(given[0], before[1])
 
 
 def test_backward_hooks_on_layers_work():
     layer, seen = block(), []
     layer.conv1.register_full_backward_hook(lambda module, inputs, outputs: seen.append(outputs))
-    layer(draw(1, 8, 4, 4).requires_grad_(), draw(1, 6)).sum().backward()
+    x = draw(1, 8, 4, 4).requires_grad_()
+    layer(x, modulation(layer, draw(1, 6))).sum().backward()
     assert len(seen) == 1
 
 
 def test_dropout_only_in_training():
     layer = block(dataclasses.replace(STYLE, dropout=0.5))
-    x, emb = draw(3, 8, 4, 4), draw(3, 6, seed=1)
-    assert not torch.equal(layer(x, emb), layer(x, emb))
+    x, given = draw(3, 8, 4, 4), modulation(layer, draw(3, 6, seed=1))
+    assert not torch.equal(layer(x, given), layer(x, given))
     layer.eval()
-    assert torch.equal(layer(x, emb), layer(x, emb))
+    assert torch.equal(layer(x, given), layer(x, given))
 
 
 @pytest.mark.parametrize("channels_per_head", [32, 5])

@@ -1,4 +1,4 @@
-"""Layers: resampling, normalisation, attention, memory order."""
+"""Layers: resampling, normalisation, memory order."""
 
 import math
 
@@ -13,7 +13,7 @@ from ctm_fast.models.layers import (
     channels_last,
     group_norm,
     norm_act,
-    pixel_attention,
+    norm_of_sum,
 )
 from tests.models import reference
 
@@ -47,23 +47,31 @@ def test_groups_that_do_not_divide(channels, least):
         group_norm(channels, 1e-5, least)
 
 
-@pytest.mark.parametrize("act", [True, False])
-@pytest.mark.parametrize("kind", ["plain", "bias", "scale_shift"])
-def test_norm_act_equals_its_formula(kind, act):
+@pytest.mark.parametrize("kind", ["plain", "bias", "scale and shift"])
+def test_norm_act_equals_its_formula(kind):
     x, weight, bias = draw(3, 8, 5, 4), draw(8, seed=1), draw(8, seed=2)
     norm = group_norm(8, 1e-3, 2).double()
     with torch.no_grad():
         norm.weight.copy_(weight)
         norm.bias.copy_(bias)
-    params = draw(3, 16 if kind == "scale_shift" else 8, seed=3)
-    start = x + params[:, :, None, None] if kind == "bias" else x
+    one, two = draw(3, 8, seed=3), draw(3, 8, seed=4)
+    start = x + one[:, :, None, None] if kind == "bias" else x
     expected = reference.normalise({"n.weight": weight, "n.bias": bias}, "n", start, 1e-3, 4)
-    if kind == "scale_shift":
-        expected = expected * (1 + params[:, :8, None, None]) + params[:, 8:, None, None]
-    if act:
-        expected = expected / (1 + torch.exp(-expected))
-    given = {} if kind == "plain" else {kind: params}
-    assert torch.allclose(norm_act(x, norm, act=act, **given), expected, rtol=1e-12, atol=1e-12)
+    if kind == "scale and shift":
+        expected = expected * (1 + one[:, :, None, None]) + two[:, :, None, None]
+    expected = expected / (1 + torch.exp(-expected))
+    given = {"plain": {}, "bias": {"bias": one}}.get(kind, {"scale": one, "shift": two})
+    assert torch.allclose(norm_act(x, norm, **given), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_norm_of_sum_equals_its_formula():
+    x, residual = draw(3, 8, 5, 4), draw(3, 8, 5, 4, seed=1)
+    norm = group_norm(8, 1e-3, 2).double()
+    normalised, summed = norm_of_sum(x, residual, 0.7, norm)
+    assert torch.allclose(summed, 0.7 * (x + residual), rtol=1e-12)
+    state = {"n." + name: value for name, value in norm.state_dict().items()}
+    expected = reference.normalise(state, "n", summed, 1e-3, 4)
+    assert torch.allclose(normalised, expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
@@ -74,9 +82,9 @@ def test_norm_keeps_its_accuracy_where_the_mean_is_large(offset, with_bias):
     x = x.float().to(memory_format=torch.channels_last)
     bias = draw(4, 32, seed=2).float() if with_bias else None
     norm = group_norm(32, 1e-6, 1)
-    found = norm_act(x, norm, bias=bias, act=False)
+    found = norm_act(x, norm, bias=bias)
     start = x.double() if bias is None else x.double() + bias.double()[:, :, None, None]
-    exact = norm_act(start, norm.double(), act=False)
+    exact = norm_act(start, norm.double())
     # Without centring the error is 1e-4 at offset 10 and 1e-2 at offset 100.
     assert (found - exact).abs().max() < 2e-6 * (1 + offset)
 
@@ -89,24 +97,6 @@ def test_centring_takes_no_part_in_gradients():
     (norm_act(x32, norm) * v.float()).sum().backward()
     (norm_act(x64, norm.double()) * v).sum().backward()
     assert torch.allclose(x32.grad.double(), x64.grad, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("heads", [1, 2, 4])
-@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
-def test_attention_equals_loops_over_heads(heads, memory):
-    qkv = draw(2, 3 * 8, 3, 5)
-    found = pixel_attention(qkv.to(memory_format=memory), heads)
-    assert torch.allclose(found, reference.attend(qkv, heads, "3,head,dim"), rtol=1e-10)
-    assert found.is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_attention_softmax_is_at_least_float32(dtype):
-    """With scores this large a softmax in half precision would be far off."""
-    qkv = (4 * draw(1, 3 * 16, 8, 8)).to(dtype)
-    exact = pixel_attention(qkv.double(), 1)
-    error = (pixel_attention(qkv, 1).double() - exact).abs().max() / exact.abs().max()
-    assert error < 2 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("channels", [1, 3])

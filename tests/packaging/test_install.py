@@ -148,7 +148,7 @@ def test_no_compiler_gives_pure_python_and_says_so(
     report = run(python, "-m", "ctm_fast.cli.doctor", PATH="/nowhere")
     assert "compiler       none on PATH" in report
     assert "native part    none: the native part was not built" in report
-    assert "heun_predict  native     the native part was not built" in report
+    assert "heun_predict native the native part was not built" in " ".join(report.split())
 
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler on PATH")
