@@ -17,9 +17,10 @@ using Address = std::uintptr_t;
 using Int = std::int64_t;
 using FactorArgs = std::tuple<Address, Int, int>;  // address, stride, dtype
 
-// x, weight, bias, scale, shift, pre, (batch, channels, pixels, groups), dtype, channels_last, act
+// x, weight, bias, scale, shift, pre, (batch, channels, pixels, groups), dtype, channels_last, act,
+// residual_scale
 using Args = std::tuple<Address, FactorArgs, FactorArgs, FactorArgs, FactorArgs, FactorArgs,
-                        std::tuple<Int, Int, Int, Int>, int, bool, bool>;
+                        std::tuple<Int, Int, Int, Int>, int, bool, bool, float>;
 
 Dtype dtype(int code) {
   if (code < 0 || code > 2) {
@@ -50,6 +51,7 @@ GroupNorm group_norm(const Args& args, int threads) {
   op.dtype = dtype(std::get<7>(args));
   op.channels_last = std::get<8>(args);
   op.act = std::get<9>(args);
+  op.residual_scale = std::get<10>(args);
   if (op.batch < 1 || op.channels < 1 || op.pixels < 1 || op.groups < 1 ||
       op.channels % op.groups != 0 ||
       op.channels > std::numeric_limits<Int>::max() / 16 / op.batch / op.pixels) {
@@ -62,15 +64,19 @@ GroupNorm group_norm(const Args& args, int threads) {
   return op;
 }
 
-void forward(const Args& args, double eps, Address y, Address mean, Address rstd, int threads) {
+void forward(const Args& args, double eps, Address residual, Address summed, Address y,
+             Address mean, Address rstd, int threads) {
   const GroupNorm op = group_norm(args, threads);
-  if (!y || !mean || !rstd) throw std::invalid_argument("null address");
+  if (!y || !mean || !rstd || (residual && !summed)) throw std::invalid_argument("null address");
+  const Results results{address<void>(residual), address<void>(y), address<void>(summed),
+                        address(mean), address(rstd)};
   const py::gil_scoped_release release;
-  group_norm_cpu(op, eps, address<void>(y), address(mean), address(rstd), threads);
+  group_norm_cpu(op, eps, results, threads);
 }
 
-void backward(const Args& args, Address dy, Address mean, Address rstd, Address dx, Address dweight,
-              Address dbias, Address dscale, Address dshift, Address dpre, int threads) {
+void backward(const Args& args, Address dy, Address dsummed, Address mean, Address rstd, Address dx,
+              Address dweight, Address dbias, Address dscale, Address dshift, Address dpre,
+              int threads) {
   const GroupNorm op = group_norm(args, threads);
   if (!dy || !mean || !rstd || !dx || !dweight || !dbias) {
     throw std::invalid_argument("null address");
@@ -78,7 +84,8 @@ void backward(const Args& args, Address dy, Address mean, Address rstd, Address 
   const Gradients gradients{address<void>(dx), address(dweight), address(dbias),
                             address(dscale),   address(dshift),  address(dpre)};
   const py::gil_scoped_release release;
-  group_norm_backward_cpu(op, address<void>(dy), address(mean), address(rstd), gradients, threads);
+  group_norm_backward_cpu(op, address<void>(dy), address<void>(dsummed), address(mean),
+                          address(rstd), gradients, threads);
 }
 
 }  // namespace
@@ -86,6 +93,7 @@ void backward(const Args& args, Address dy, Address mean, Address rstd, Address 
 void bind_group_norm(py::module_& module) {
   module.def("group_norm", &forward);
   module.def("group_norm_backward", &backward);
+  module.def("group_norm_use", &group_norm_use);
 }
 
 }  // namespace ctm_fast

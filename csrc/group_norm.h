@@ -1,5 +1,5 @@
-// Group norm with a bias before it, a scale and shift after it, and SiLU; the definition is
-// kernels/group_norm.py.
+// Group norm with a residual sum and a bias before it, a scale and shift after it, and SiLU; the
+// definition is kernels/group_norm.py.
 #pragma once
 
 #include <cstdint>
@@ -21,20 +21,33 @@ struct GroupNorm {
   Factor weight, bias;  // stride 0: one row for all samples
   Factor scale, shift, pre;
   std::int64_t batch, channels, pixels, groups;
-  Dtype dtype;  // of x, y and their gradients
+  Dtype dtype;  // of x and of all that has its shape
   bool channels_last, act;
+  float residual_scale;
+};
+
+// summed = residual_scale (x + residual) is normalised in place of x, unless residual is nullptr;
+// mean and rstd are (batch, groups).
+struct Results {
+  const void* residual;
+  void *y, *summed;
+  float *mean, *rstd;
 };
 
 struct Gradients {
-  void* x;                     // like GroupNorm::x
+  void* x;                     // like GroupNorm::x: residual_scale (that of the norm + dsummed)
   float *weight, *bias;        // (channels,)
   float *scale, *shift, *pre;  // (batch, channels), or nullptr where not wanted
 };
 
-// mean and rstd are (batch, groups).
-void group_norm_cpu(const GroupNorm& op, double eps, void* y, float* mean, float* rstd,
-                    int threads);
-void group_norm_backward_cpu(const GroupNorm& op, const void* dy, const float* mean,
-                             const float* rstd, const Gradients& d, int threads);
+void group_norm_cpu(const GroupNorm& op, double eps, const Results& results, int threads);
+
+// op.x is what was normalised. dsummed may be nullptr.
+void group_norm_backward_cpu(const GroupNorm& op, const void* dy, const void* dsummed,
+                             const float* mean, const float* rstd, const Gradients& d, int threads);
+
+// Chooses among "portable", "avx512" and "avx512_bf16"; false if this build or CPU has it not. The
+// last that it has is in use until then.
+bool group_norm_use(const char* name);
 
 }  // namespace ctm_fast

@@ -1,12 +1,16 @@
 // Group norm on the CPU. Results do not depend on the number of threads: every sum over pixels is
-// taken in blocks of a fixed number of rows, whichever thread has them.
+// taken in blocks of a fixed number of pixels, whichever thread has them.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <cstring>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "group_norm_blocks.h"
+#include "group_norm_channels.h"
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -16,73 +20,116 @@ namespace ctm_fast {
 namespace {
 
 constexpr Int kNarrowest = 64;         // channels of a part: fewer would share cache lines
+constexpr Int kPartBytes = 1 << 18;    // of contiguous images
 constexpr Int kSerialBytes = 1 << 16;  // below this, waking threads costs more
 
-Factors factors_of(const GroupNorm& op, const Part& part, Scratch& s) {
-  return {channels_of(op.weight, part, s.row(Scratch::kWeight)),
-          channels_of(op.bias, part, s.row(Scratch::kBias)),
-          channels_of(op.scale, part, s.row(Scratch::kScale)),
-          channels_of(op.shift, part, s.row(Scratch::kShift)),
-          channels_of(op.pre, part, s.row(Scratch::kPre))};
+// What `group_norm_use` allows.
+enum Level { kPlain, kAvx512, kAvx512Bfloat16 };
+std::atomic<Level> level{kAvx512Bfloat16};
+
+const Kernels& kernels_for(const GroupNorm& op) {
+  for (Level wide = level; wide > kPlain; wide = static_cast<Level>(wide - 1)) {
+    const Kernels* found =
+        wide_kernels(op.dtype, !op.channels_last, op.act, wide == kAvx512Bfloat16);
+    if (found != nullptr) return *found;
+  }
+  return kPortable;
 }
 
-double* cleared(double* values, const Part& part) {
-  std::fill_n(values, part.count, 0.0);
+Int bytes_of(Dtype dtype) { return dtype == Dtype::float32 ? 4 : 2; }
+
+template <class T>
+T* at(const GroupNorm& op, T* images, Int offset) {
+  using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+  return images == nullptr ? nullptr : static_cast<Byte*>(images) + offset * bytes_of(op.dtype);
+}
+
+Factors factors_of(const GroupNorm& op, const Part& part, Scratch& s) {
+  const auto read = [&](const Factor& factor, int row) {
+    return read_factor(factor, part.sample * factor.stride + part.first, s.row(row), part.count);
+  };
+  return {read(op.weight, Scratch::kWeight), read(op.bias, Scratch::kBias),
+          read(op.scale, Scratch::kScale), read(op.shift, Scratch::kShift),
+          read(op.pre, Scratch::kPre)};
+}
+
+template <class T>
+T* cleared(T* values, const Part& part) {
+  std::fill_n(values, part.count, T());
   return values;
 }
 
-void forward(const GroupNorm& op, const Part& part, double eps, void* y, float* mean, float* rstd,
+// Mean and sum of squared deviations of every channel, from one pass over the images. Every block
+// is centred on the mean of what came before it, the first one on its own: then what a float
+// loses to the center is bounded by what the block adds to the variance.
+void channel_moments(const GroupNorm& op, const Part& part, const Results& results, Scratch& s) {
+  const Kernels& kernels = kernels_for(op);
+  double* mean = cleared(s.total(Scratch::kFirst), part);
+  double* squares = cleared(s.total(Scratch::kSecond), part);
+  float* sums = cleared(s.row(Scratch::kSums), part);
+  float* moments = cleared(s.row(Scratch::kMoments), part);
+  float* center = cleared(s.row(Scratch::kCenter), part);
+  each_block(op, part, [&](const Block& block) {
+    const void* x = at(op, op.x, block.offset);
+    if (results.residual != nullptr) {
+      void* summed = at(op, results.summed, block.offset);
+      kernels.add(block.tile, x, at(op, results.residual, block.offset), op.residual_scale, summed);
+      x = summed;
+    }
+    const Int c = block.channel, n = block.channels;
+    if (block.pixel == 0) {
+      kernels.moments(block.tile, x, center + c, sums + c, moments + c);
+      for (Int i = c; i < c + n; ++i) {
+        center[i] = sums[i] / static_cast<float>(block.pixels);
+        sums[i] = moments[i] = 0.0f;
+      }
+    }
+    kernels.moments(block.tile, x, center + c, sums + c, moments + c);
+    merge_moments({mean + c, squares + c, block.pixel}, block.pixels, center + c, sums + c,
+                  moments + c, n);
+  });
+}
+
+void forward(const GroupNorm& op, const Part& part, double eps, const Results& results,
              Scratch& s) {
+  const Kernels& kernels = kernels_for(op);
   const Factors f = factors_of(op, part, s);
   const Int depth = op.channels / op.groups, groups = part.count / depth;
   const Int first_group = part.sample * op.groups + part.first / depth;
-  const double pixels = static_cast<double>(op.pixels), count = pixels * depth;
-  float *data = s.block(Scratch::kData), *sums = s.block(Scratch::kSums);
-  float *center = s.row(Scratch::kCenter), *a = s.row(Scratch::kA), *b = s.row(Scratch::kB);
+  const double pixels = static_cast<double>(op.pixels);
   double *means = s.total(Scratch::kMean), *rstds = s.total(Scratch::kRstd);
 
-  double* total = cleared(s.total(Scratch::kFirst), part);
-  each_block(op, part, [&](const Block& block) {
-    sum_rows(load(op.dtype, op.x, block, data), zeros(block, sums), block.size);
-    collect(sums, block, total);
-  });
+  channel_moments(op, part, results, s);
+  const double *mean = s.total(Scratch::kFirst), *squares = s.total(Scratch::kSecond);
   for (Int g = 0; g < groups; ++g) {
-    double sum = 0.0;
-    for (Int c = g * depth; c < (g + 1) * depth; ++c) sum += total[c] + pixels * f.pre[c];
-    mean[first_group + g] = static_cast<float>(sum / count);
-    std::fill_n(means + g * depth, depth, sum / count);
+    double middle = 0.0, sum = 0.0;
+    for (Int c = g * depth; c < (g + 1) * depth; ++c) middle += mean[c] + f.pre[c];
+    middle /= static_cast<double>(depth);
+    for (Int c = g * depth; c < (g + 1) * depth; ++c) {
+      const double delta = mean[c] + f.pre[c] - middle;
+      sum += squares[c] + pixels * delta * delta;
+    }
+    const double rstd = 1.0 / std::sqrt(sum / (pixels * depth) + eps);
+    results.mean[first_group + g] = static_cast<float>(middle);
+    results.rstd[first_group + g] = static_cast<float>(rstd);
+    std::fill_n(means + g * depth, depth, middle);
+    std::fill_n(rstds + g * depth, depth, rstd);
   }
-  for (Int c = 0; c < part.count; ++c) center[c] = static_cast<float>(means[c] - f.pre[c]);
-
-  cleared(total, part);
-  each_block(op, part, [&](const Block& block) {
-    square_rows(load(op.dtype, op.x, block, data), spread(center, block, s.block(Scratch::kSpread)),
-                zeros(block, sums), block.size);
-    collect(sums, block, total);
-  });
-  for (Int g = 0; g < groups; ++g) {
-    double sum = 0.0;
-    for (Int c = g * depth; c < (g + 1) * depth; ++c) sum += total[c];
-    const double scale = 1.0 / std::sqrt(sum / count + eps);
-    rstd[first_group + g] = static_cast<float>(scale);
-    std::fill_n(rstds + g * depth, depth, scale);
-  }
+  float *center = s.row(Scratch::kCenter), *a = s.row(Scratch::kA), *b = s.row(Scratch::kB);
   set_coefficients(f, means, rstds, center, a, b, part.count);
 
+  const void* x = results.residual == nullptr ? op.x : results.summed;
   each_block(op, part, [&](const Block& block) {
-    const In x = load(op.dtype, op.x, block, data);
-    const Out out = target(op.dtype, y, block, s.block(Scratch::kData + 1));
-    (op.act ? silu_rows : affine_rows)(x, spread(center, block, s.block(Scratch::kSpread)),
-                                       spread(a, block, s.block(Scratch::kSpread + 1)),
-                                       spread(b, block, s.block(Scratch::kSpread + 2)), out,
-                                       block.size);
-    store(op.dtype, out, y, block);
+    const Int c = block.channel;
+    kernels.normalise(block.tile, at(op, x, block.offset), {center + c, a + c, b + c},
+                      at(op, results.y, block.offset));
   });
 }
 
 // Gradients of one part; d.weight and d.bias are (batch, channels) here.
-void backward(const GroupNorm& op, const Part& part, const void* dy, const float* mean,
-              const float* rstd, const Gradients& d, Scratch& s) {
+void backward(const GroupNorm& op, const Part& part, const void* dy, const void* dsummed,
+              const float* mean, const float* rstd, const Gradients& d, Scratch& s) {
+  const Kernels& kernels = kernels_for(op);
   const Factors f = factors_of(op, part, s);
   const Int depth = op.channels / op.groups, groups = part.count / depth;
   const Int first_group = part.sample * op.groups + part.first / depth;
@@ -96,77 +143,68 @@ void backward(const GroupNorm& op, const Part& part, const void* dy, const float
   }
   set_coefficients(f, means, rstds, center, a, b, part.count);
 
-  float* spreads[4];
-  for (int i = 0; i < 4; ++i) spreads[i] = s.block(Scratch::kSpread + i);
-  float *x_data = s.block(Scratch::kData), *dy_data = s.block(Scratch::kData + 1);
-  float* dz_data = s.block(Scratch::kData + 2);
-  float *sums = s.block(Scratch::kSums), *moments = s.block(Scratch::kSums + 1);
-
-  // Gradient of what SiLU is applied to. Computed twice: keeping it costs more than an exp.
-  const auto inner_grad = [&](const Block& block, const In& x) {
-    const In grad = load(op.dtype, dy, block, dy_data);
-    if (!op.act) return grad;
-    const Out dz{dz_data, block.size.width};
-    silu_grad_rows(x, grad, spread(center, block, spreads[0]), spread(a, block, spreads[1]),
-                   spread(b, block, spreads[2]), dz, block.size);
-    return In{dz.data, dz.stride};
-  };
-
   double* first = cleared(s.total(Scratch::kFirst), part);
   double* second = cleared(s.total(Scratch::kSecond), part);
+  double* deviation = cleared(s.total(Scratch::kDeviation), part);
+  const GradMoments sums{cleared(s.row(Scratch::kSums), part),
+                         cleared(s.row(Scratch::kMoments), part),
+                         d.pre == nullptr ? nullptr : cleared(s.row(Scratch::kP), part)};
   each_block(op, part, [&](const Block& block) {
-    const In x = load(op.dtype, op.x, block, x_data);
-    const In dz = inner_grad(block, x);
-    moment_rows(x, dz, spread(center, block, spreads[0]), zeros(block, sums), zeros(block, moments),
-                block.size);
-    collect(sums, block, first);
-    collect(moments, block, second);
+    const Int c = block.channel, n = block.channels;
+    const GradMoments here{sums.first + c, sums.second + c,
+                           d.pre == nullptr ? nullptr : sums.deviation + c};
+    kernels.grad_moments(block.tile, at(op, op.x, block.offset), at(op, dy, block.offset),
+                         {center + c, a + c, b + c}, here);
+    move_sums(here.first, first + c, n);
+    move_sums(here.second, second + c, n);
+    if (d.pre != nullptr) move_sums(here.deviation, deviation + c, n);
   });
-  const auto wanted = [&](float* values) {
-    return values == nullptr ? s.row(Scratch::kUnused) : values + offset;
-  };
-  float* shift = d.shift == nullptr ? s.row(Scratch::kP) : d.shift + offset;
-  set_factor_gradients(f, rstds, first, second,
-                       {d.weight + offset, d.bias + offset, wanted(d.scale), shift}, part.count);
 
+  // Rows that are free by now stand in for results that are not wanted.
+  float* scale = d.scale == nullptr ? sums.first : d.scale + offset;
+  float* shift = d.shift == nullptr ? sums.second : d.shift + offset;
+  set_factor_gradients(f, rstds, first, second, {d.weight + offset, d.bias + offset, scale, shift},
+                       part.count);
   float *p = s.row(Scratch::kP), *q = s.row(Scratch::kQ);
   for (Int g = 0; g < groups; ++g) {
+    const Int begin = g * depth, end = begin + depth;
     double along_one = 0.0, along_x = 0.0;
-    for (Int c = g * depth; c < (g + 1) * depth; ++c) {
+    for (Int c = begin; c < end; ++c) {
       along_one += first[c];
       along_x += second[c];
     }
     const double r = rstd[first_group + g];
-    std::fill_n(p + g * depth, depth, static_cast<float>(-r * r * along_x / count));
-    std::fill_n(q + g * depth, depth, static_cast<float>(-r * along_one / count));
+    const double slope = -r * r * along_x / count, constant = -r * along_one / count;
+    std::fill_n(p + begin, depth, static_cast<float>(slope));
+    std::fill_n(q + begin, depth, static_cast<float>(constant));
+    if (d.pre == nullptr) continue;
+    for (Int c = begin; c < end; ++c)
+      d.pre[offset + c] =
+          static_cast<float>(r * first[c] + slope * deviation[c] + constant * op.pixels);
   }
 
-  cleared(first, part);
   each_block(op, part, [&](const Block& block) {
-    const In x = load(op.dtype, op.x, block, x_data);
-    const In dz = inner_grad(block, x);
-    const Out dx = target(op.dtype, d.x, block, op.act ? dy_data : dz_data);
-    input_grad_rows(x, dz, spread(center, block, spreads[0]), spread(a, block, spreads[1]),
-                    spread(p, block, spreads[2]), spread(q, block, spreads[3]), dx, block.size);
-    store(op.dtype, dx, d.x, block);
-    if (d.pre == nullptr) return;
-    sum_rows({dx.data, dx.stride}, zeros(block, sums), block.size);
-    collect(sums, block, first);
+    const Int c = block.channel;
+    const InputGradient gradient{p + c, q + c, at(op, dsummed, block.offset), op.residual_scale};
+    kernels.input_grad(block.tile, at(op, op.x, block.offset), at(op, dy, block.offset),
+                       {center + c, a + c, b + c}, gradient, at(op, d.x, block.offset));
   });
-  if (d.pre != nullptr)
-    for (Int c = 0; c < part.count; ++c) d.pre[offset + c] = static_cast<float>(first[c]);
 }
 
-// Into how many parts a sample is cut, so that every thread has work.
+// Into how many parts a sample is cut: every thread has work, and a part of contiguous images is
+// still in the cache when it is gone through again. Cutting rows of channels costs more than that
+// is worth.
 Int parts_per_sample(const GroupNorm& op, int threads) {
-  const Int wanted = (threads + op.batch - 1) / op.batch;
-  const Int most = op.channels_last ? std::max<Int>(op.channels / kNarrowest, 1) : op.groups;
-  return std::min({wanted, most, op.groups});
+  Int wanted = (threads + op.batch - 1) / op.batch;
+  if (op.channels_last)
+    return std::min({wanted, std::max<Int>(op.channels / kNarrowest, 1), op.groups});
+  wanted = std::max(wanted, op.channels * op.pixels * bytes_of(op.dtype) / kPartBytes);
+  return std::min(wanted, op.groups);
 }
 
 template <class Work>
 void each_part(const GroupNorm& op, int threads, Work work) {
-  const Int bytes = op.batch * op.channels * op.pixels * (op.dtype == Dtype::float32 ? 4 : 2);
+  const Int bytes = op.batch * op.channels * op.pixels * bytes_of(op.dtype);
   if (bytes < kSerialBytes) threads = 1;
   const Int pieces = parts_per_sample(op, threads), count = op.batch * pieces;
   const Int depth = op.channels / op.groups;
@@ -189,40 +227,39 @@ void each_part(const GroupNorm& op, int threads, Work work) {
   }
 }
 
-// sums = parts (batch, channels) added over the batch
-void sum_batch(const GroupNorm& op, const float* parts, float* sums) {
-  std::vector<float> partial(op.channels);
-  std::vector<double> total(op.channels);
-  for (Int n = 0; n < op.batch; n += 64) {
-    std::fill(partial.begin(), partial.end(), 0.0f);
-    sum_rows({parts + n * op.channels, op.channels}, partial.data(),
-             {std::min<Int>(64, op.batch - n), op.channels});
-    for (Int c = 0; c < op.channels; ++c) total[c] += partial[c];
-  }
-  for (Int c = 0; c < op.channels; ++c) sums[c] = static_cast<float>(total[c]);
-}
-
 }  // namespace
 
-void group_norm_cpu(const GroupNorm& op, double eps, void* y, float* mean, float* rstd,
-                    int threads) {
-  each_part(op, threads, [&](const Part& part, Scratch& scratch) {
-    forward(op, part, eps, y, mean, rstd, scratch);
-  });
+void group_norm_cpu(const GroupNorm& op, double eps, const Results& results, int threads) {
+  each_part(op, threads,
+            [&](const Part& part, Scratch& scratch) { forward(op, part, eps, results, scratch); });
 }
 
-void group_norm_backward_cpu(const GroupNorm& op, const void* dy, const float* mean,
-                             const float* rstd, const Gradients& d, int threads) {
+void group_norm_backward_cpu(const GroupNorm& op, const void* dy, const void* dsummed,
+                             const float* mean, const float* rstd, const Gradients& d,
+                             int threads) {
   const Int size = op.batch * op.channels;
   const std::unique_ptr<float[]> parts(new float[2 * size]);
   Gradients each = d;
   each.weight = parts.get();
   each.bias = parts.get() + size;
   each_part(op, threads, [&](const Part& part, Scratch& scratch) {
-    backward(op, part, dy, mean, rstd, each, scratch);
+    backward(op, part, dy, dsummed, mean, rstd, each, scratch);
   });
-  sum_batch(op, each.weight, d.weight);
-  sum_batch(op, each.bias, d.bias);
+  std::vector<double> total(op.channels);
+  sum_rows(each.weight, op.batch, op.channels, total.data(), d.weight);
+  sum_rows(each.bias, op.batch, op.channels, total.data(), d.bias);
+}
+
+bool group_norm_use(const char* name) {
+  const char* names[] = {"portable", "avx512", "avx512_bf16"};
+  for (const Level wanted : {kPlain, kAvx512, kAvx512Bfloat16}) {
+    if (std::strcmp(name, names[wanted]) != 0) continue;
+    const bool has =
+        wanted == kPlain || wide_kernels(Dtype::float32, false, false, wanted == kAvx512Bfloat16);
+    if (has) level = wanted;
+    return has;
+  }
+  return false;
 }
 
 }  // namespace ctm_fast

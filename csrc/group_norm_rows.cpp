@@ -1,7 +1,9 @@
-// The inner loops of the group norm. Each is a function of its own so that it can be cloned; what
-// it does to one row is a function too, because only on parameters GCC makes use of __restrict__.
+// The inner loops of the group norm in plain C++, for the compiler to vectorise: pieces of a tile
+// are widened into buffers on the stack, and every loop is over floats.
 
 #include "group_norm_rows.h"
+
+#include <algorithm>
 
 #include "simd.h"
 
@@ -9,196 +11,261 @@ namespace ctm_fast {
 namespace {
 
 using Int = std::int64_t;
+// Restrict holds on the parameters of an inlined function, and nowhere else.
 using Source = const float* __restrict__;
 using Target = float* __restrict__;
 
-template <float (*widen)(std::uint16_t)>
-inline void widen_row(const std::uint16_t* __restrict__ from, Target to, Int width) {
-  for (Int i = 0; i < width; ++i) to[i] = widen(from[i]);
+constexpr Int kPiece = 1024;  // values: with their buffers they stay in the L1 cache
+constexpr Int kLanes = 32;    // partial sums of one row, as the compiler may not reorder a sum
+
+// Some values of one row, or several short rows that follow each other without a gap.
+struct Piece {
+  Int offset, coefficient, rows, width;  // of the first value and of its coefficient
+  Int count() const { return rows * width; }
+};
+
+template <class Visit>
+CTM_FAST_FLAT void each_piece(const Tile& tile, Visit visit) {
+  const bool dense = tile.stride == tile.width;
+  const Int together = dense ? std::max<Int>(kPiece / tile.width, 1) : 1;
+  for (Int r = 0; r < tile.rows; r += together) {
+    const Int rows = std::min(together, tile.rows - r);
+    for (Int i = 0; i < tile.width; i += kPiece)
+      visit({r * tile.stride + i, tile.per_row ? r : i, rows, std::min(kPiece, tile.width - i)});
+  }
 }
 
-template <std::uint16_t (*narrow)(float)>
-inline void narrow_row(Source from, std::uint16_t* __restrict__ to, Int width) {
-  for (Int i = 0; i < width; ++i) to[i] = narrow(from[i]);
+// visit(first value in the buffers, its coefficient) for every row of a piece
+template <class Visit>
+CTM_FAST_FLAT void each_row(const Tile& tile, const Piece& piece, Visit visit) {
+  for (Int r = 0; r < piece.rows; ++r)
+    visit(r * piece.width, piece.coefficient + (tile.per_row ? r : 0));
 }
 
-inline void sum_four(Source x0, Source x1, Source x2, Source x3, Target sums, Int width) {
-  for (Int i = 0; i < width; ++i) sums[i] += (x0[i] + x1[i]) + (x2[i] + x3[i]);
+CTM_FAST_FLAT const float* load(Dtype dtype, const void* from, const Piece& piece,
+                                float* __restrict__ to) {
+  if (dtype == Dtype::float32) return static_cast<const float*>(from) + piece.offset;
+  const auto* __restrict__ halves = static_cast<const std::uint16_t*>(from) + piece.offset;
+  const Int count = piece.count();
+  if (dtype == Dtype::bfloat16) {
+    for (Int i = 0; i < count; ++i) to[i] = widen_bfloat(halves[i]);
+  } else {
+    for (Int i = 0; i < count; ++i) to[i] = widen_half(halves[i]);
+  }
+  return to;
 }
 
-inline void sum_one(Source x, Target sums, Int width) {
-  for (Int i = 0; i < width; ++i) sums[i] += x[i];
+// Where values are computed before `store` takes them to `to`.
+CTM_FAST_FLAT float* target(Dtype dtype, void* to, const Piece& piece, float* buffer) {
+  return dtype == Dtype::float32 ? static_cast<float*>(to) + piece.offset : buffer;
 }
 
-inline void square_four(Source x0, Source x1, Source x2, Source x3, Source center, Target sums,
-                        Int width) {
-  for (Int i = 0; i < width; ++i) {
+CTM_FAST_FLAT void store(Dtype dtype, Source from, void* to, const Piece& piece) {
+  if (dtype == Dtype::float32) return;
+  auto* __restrict__ halves = static_cast<std::uint16_t*>(to) + piece.offset;
+  const Int count = piece.count();
+  if (dtype == Dtype::bfloat16) {
+    for (Int i = 0; i < count; ++i) halves[i] = narrow_bfloat(from[i]);
+  } else {
+    for (Int i = 0; i < count; ++i) halves[i] = narrow_half(from[i]);
+  }
+}
+
+// Each of these takes its coefficients from every column, or from one place for a whole row.
+
+template <bool kRow>
+CTM_FAST_FLAT void affine_of(Source x, Source center, Source a, Source b, Target y, Int count) {
+  for (Int i = 0; i < count; ++i)
+    y[i] = (x[i] - center[kRow ? 0 : i]) * a[kRow ? 0 : i] + b[kRow ? 0 : i];
+}
+
+template <bool kRow>
+CTM_FAST_FLAT void input_grad_of(Source x, Source dz, Source center, Source a, Source p, Source q,
+                                 Target dx, Int count) {
+  for (Int i = 0; i < count; ++i) {
+    const float d = x[i] - center[kRow ? 0 : i];
+    dx[i] = dz[i] * a[kRow ? 0 : i] + (d * p[kRow ? 0 : i] + q[kRow ? 0 : i]);
+  }
+}
+
+// first += z, second += z (x - center), where z is x - center itself if kSame
+template <bool kRow, bool kSame>
+CTM_FAST_FLAT void add_moments(Source x, Source z, Source center, Target first, Target second,
+                               Int count) {
+  for (Int i = 0; i < count; ++i) {
+    const float d = x[i] - center[kRow ? 0 : i], value = kSame ? d : z[i];
+    first[i] += value;
+    second[i] += value * d;
+  }
+}
+
+// The same with kSame for four rows, which loads and stores the sums of columns less often.
+CTM_FAST_FLAT void add_four_moments(Source x0, Source x1, Source x2, Source x3, Source center,
+                                    Target first, Target second, Int count) {
+  for (Int i = 0; i < count; ++i) {
     const float d0 = x0[i] - center[i], d1 = x1[i] - center[i];
     const float d2 = x2[i] - center[i], d3 = x3[i] - center[i];
-    sums[i] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
+    first[i] += (d0 + d1) + (d2 + d3);
+    second[i] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
   }
 }
 
-inline void square_one(Source x, Source center, Target sums, Int width) {
-  for (Int i = 0; i < width; ++i) {
-    const float d = x[i] - center[i];
-    sums[i] += d * d;
+// The same for one row of a piece, to sums of columns or of that row.
+template <bool kSame>
+CTM_FAST_FLAT void moments_of(bool per_row, const float* x, const float* z, const float* center,
+                              float* first, float* second, Int count) {
+  if (!per_row) return add_moments<false, kSame>(x, z, center, first, second, count);
+  float sums[kLanes] = {}, moments[kLanes] = {};
+  Int i = 0;
+  for (; i + kLanes <= count; i += kLanes)
+    add_moments<true, kSame>(x + i, kSame ? x : z + i, center, sums, moments, kLanes);
+  add_moments<true, kSame>(x + i, kSame ? x : z + i, center, sums, moments, count - i);
+  for (Int width = kLanes / 2; width > 0; width /= 2) {
+    for (Int k = 0; k < width; ++k) sums[k] += sums[k + width];
+    for (Int k = 0; k < width; ++k) moments[k] += moments[k + width];
+  }
+  *first += sums[0];
+  *second += moments[0];
+}
+
+CTM_FAST_FLAT void affine(const Tile& tile, const Piece& piece, const float* x, const Affine& f,
+                          float* y) {
+  each_row(tile, piece, [&](Int i, Int k) CTM_FAST_FLAT_LAMBDA {
+    if (tile.per_row)
+      affine_of<true>(x + i, f.center + k, f.a + k, f.b + k, y + i, piece.width);
+    else
+      affine_of<false>(x + i, f.center + k, f.a + k, f.b + k, y + i, piece.width);
+  });
+}
+
+CTM_FAST_FLAT void silu_of(Target v, Int count) {
+  for (Int i = 0; i < count; ++i) v[i] *= sigmoid(v[i]);
+}
+
+// v = dy SiLU'(v)
+CTM_FAST_FLAT void silu_grad_of(Target v, Source dy, Int count) {
+  for (Int i = 0; i < count; ++i) {
+    const float s = sigmoid(v[i]);
+    v[i] = dy[i] * (s + v[i] * (s * (1.0f - s)));
   }
 }
 
-inline void affine_row(Source x, Source center, Source a, Source b, Target y, Int width) {
-  for (Int i = 0; i < width; ++i) y[i] = (x[i] - center[i]) * a[i] + b[i];
+// Gradient of what SiLU is applied to.
+CTM_FAST_FLAT const float* inner_grad(const Tile& tile, const Piece& piece, const float* x,
+                                      const float* dy, const Affine& f, float* dz) {
+  if (!tile.act) return dy;
+  affine(tile, piece, x, f, dz);
+  silu_grad_of(dz, dy, piece.count());
+  return dz;
 }
 
-inline void silu_row(Source x, Source center, Source a, Source b, Target y, Int width) {
-  for (Int i = 0; i < width; ++i) {
-    const float v = (x[i] - center[i]) * a[i] + b[i];
-    y[i] = v * sigmoid(v);
+CTM_FAST_FLAT void sum_of(Source x, Target sum, Int count) {
+  for (Int i = 0; i < count; ++i) sum[i] += x[i];
+}
+
+CTM_FAST_FLAT void add_of(Source x, Source y, float scale, Target sum, Int count) {
+  for (Int i = 0; i < count; ++i) sum[i] = scale * (x[i] + y[i]);
+}
+
+CTM_FAST_FLAT void scale_of(Target x, float scale, Int count) {
+  for (Int i = 0; i < count; ++i) x[i] *= scale;
+}
+
+CTM_FAST_CLONES void add(const Tile& tile, const void* x, const void* residual, float scale,
+                         void* summed) {
+  each_piece(tile, [&](const Piece& piece) CTM_FAST_FLAT_LAMBDA {
+    float buffers[3][kPiece];
+    float* to = target(tile.dtype, summed, piece, buffers[2]);
+    add_of(load(tile.dtype, x, piece, buffers[0]), load(tile.dtype, residual, piece, buffers[1]),
+           scale, to, piece.count());
+    store(tile.dtype, to, summed, piece);
+  });
+}
+
+CTM_FAST_FLAT void moments_of_columns(const Tile& tile, const void* x, const float* center,
+                                      float* sums, float* squares) {
+  float buffers[4][kPiece / 4];
+  // Not in pieces: which rows are added first must not depend on the width of the tile.
+  for (Int r = 0, rows; r < tile.rows; r += rows) {
+    rows = tile.rows - r >= 4 ? 4 : 1;
+    for (Int i = 0; i < tile.width; i += kPiece / 4) {
+      const Int count = std::min(kPiece / 4, tile.width - i);
+      const float* from[4];
+      for (Int k = 0; k < rows; ++k)
+        from[k] = load(tile.dtype, x, {(r + k) * tile.stride + i, 0, 1, count}, buffers[k]);
+      if (rows == 4)
+        add_four_moments(from[0], from[1], from[2], from[3], center + i, sums + i, squares + i,
+                         count);
+      else
+        add_moments<false, true>(from[0], nullptr, center + i, sums + i, squares + i, count);
+    }
   }
 }
 
-inline void silu_grad_row(Source x, Source dy, Source center, Source a, Source b, Target dz,
-                          Int width) {
-  for (Int i = 0; i < width; ++i) {
-    const float v = (x[i] - center[i]) * a[i] + b[i], s = sigmoid(v);
-    dz[i] = dy[i] * (s + v * (s * (1.0f - s)));
-  }
+CTM_FAST_CLONES void moments(const Tile& tile, const void* x, const float* center, float* sums,
+                             float* squares) {
+  if (!tile.per_row) return moments_of_columns(tile, x, center, sums, squares);
+  each_piece(tile, [&](const Piece& piece) CTM_FAST_FLAT_LAMBDA {
+    float buffer[kPiece];
+    const float* from = load(tile.dtype, x, piece, buffer);
+    each_row(tile, piece, [&](Int i, Int k) CTM_FAST_FLAT_LAMBDA {
+      moments_of<true>(true, from + i, nullptr, center + k, sums + k, squares + k, piece.width);
+    });
+  });
 }
 
-inline void moment_two(Source x0, Source x1, Source z0, Source z1, Source center, Target first,
-                       Target second, Int width) {
-  for (Int i = 0; i < width; ++i) {
-    first[i] += z0[i] + z1[i];
-    second[i] += z0[i] * (x0[i] - center[i]) + z1[i] * (x1[i] - center[i]);
-  }
+CTM_FAST_CLONES void normalise(const Tile& tile, const void* x, const Affine& f, void* y) {
+  each_piece(tile, [&](const Piece& piece) CTM_FAST_FLAT_LAMBDA {
+    float buffers[2][kPiece];
+    float* v = target(tile.dtype, y, piece, buffers[1]);
+    affine(tile, piece, load(tile.dtype, x, piece, buffers[0]), f, v);
+    if (tile.act) silu_of(v, piece.count());
+    store(tile.dtype, v, y, piece);
+  });
 }
 
-inline void moment_one(Source x, Source z, Source center, Target first, Target second, Int width) {
-  for (Int i = 0; i < width; ++i) {
-    first[i] += z[i];
-    second[i] += z[i] * (x[i] - center[i]);
-  }
+CTM_FAST_CLONES void grad_moments(const Tile& tile, const void* x, const void* dy, const Affine& f,
+                                  const GradMoments& to) {
+  each_piece(tile, [&](const Piece& piece) CTM_FAST_FLAT_LAMBDA {
+    float buffers[3][kPiece], unused[kPiece];
+    const float* from = load(tile.dtype, x, piece, buffers[0]);
+    const float* grad = load(tile.dtype, dy, piece, buffers[1]);
+    const float* dz = inner_grad(tile, piece, from, grad, f, buffers[2]);
+    each_row(tile, piece, [&](Int i, Int k) CTM_FAST_FLAT_LAMBDA {
+      moments_of<false>(tile.per_row, from + i, dz + i, f.center + k, to.first + k, to.second + k,
+                        piece.width);
+      if (to.deviation != nullptr)
+        moments_of<true>(tile.per_row, from + i, nullptr, f.center + k, to.deviation + k, unused,
+                         piece.width);
+    });
+  });
 }
 
-inline void input_grad_row(Source x, Source dz, Source center, Source a, Source p, Source q,
-                           Target dx, Int width) {
-  for (Int i = 0; i < width; ++i) dx[i] = dz[i] * a[i] + ((x[i] - center[i]) * p[i] + q[i]);
-}
-
-inline void factor_row(Source weight, Source bias, Source scale, Source shift, Source pre,
-                       const double* __restrict__ mean, const double* __restrict__ rstd,
-                       Target center, Target a, Target b, Int count) {
-  for (Int c = 0; c < count; ++c) {
-    const double middle = mean[c] - pre[c], gain = 1.0 + scale[c];
-    const float near = static_cast<float>(middle);
-    center[c] = near;
-    a[c] = static_cast<float>(rstd[c] * weight[c] * gain);
-    // What rounding took from the center matters where the mean is large.
-    b[c] = static_cast<float>(bias[c] * gain + shift[c] + (near - middle) * a[c]);
-  }
-}
-
-inline void factor_grad_row(Source weight, Source bias, Source scale,
-                            const double* __restrict__ rstd, double* __restrict__ first,
-                            double* __restrict__ second, Target dweight, Target dbias,
-                            Target dscale, Target dshift, Int count) {
-  for (Int c = 0; c < count; ++c) {
-    const double sum = first[c], moment = second[c] * rstd[c], gain = 1.0 + scale[c];
-    dweight[c] = static_cast<float>(gain * moment);
-    dbias[c] = static_cast<float>(gain * sum);
-    dshift[c] = static_cast<float>(sum);
-    dscale[c] = static_cast<float>(weight[c] * moment + bias[c] * sum);
-    first[c] = gain * weight[c] * sum;
-    second[c] = gain * weight[c] * moment;
-  }
+CTM_FAST_CLONES void input_grad(const Tile& tile, const void* x, const void* dy, const Affine& f,
+                                const InputGradient& g, void* dx) {
+  each_piece(tile, [&](const Piece& piece) CTM_FAST_FLAT_LAMBDA {
+    float buffers[4][kPiece];
+    const Int width = piece.width;
+    const float* from = load(tile.dtype, x, piece, buffers[0]);
+    const float* grad = load(tile.dtype, dy, piece, buffers[1]);
+    const float* dz = inner_grad(tile, piece, from, grad, f, buffers[2]);
+    float* to = target(tile.dtype, dx, piece, buffers[3]);
+    each_row(tile, piece, [&](Int i, Int k) CTM_FAST_FLAT_LAMBDA {
+      const float *center = f.center + k, *a = f.a + k, *p = g.p + k, *q = g.q + k;
+      if (tile.per_row)
+        input_grad_of<true>(from + i, dz + i, center, a, p, q, to + i, width);
+      else
+        input_grad_of<false>(from + i, dz + i, center, a, p, q, to + i, width);
+    });
+    if (g.dsummed != nullptr)
+      sum_of(load(tile.dtype, g.dsummed, piece, buffers[1]), to, piece.count());
+    if (g.scale != 1.0f) scale_of(to, g.scale, piece.count());
+    store(tile.dtype, to, dx, piece);
+  });
 }
 
 }  // namespace
 
-CTM_FAST_CLONES void widen_bfloat_rows(const std::uint16_t* from, Int stride, Out to, Size size) {
-  for (Int r = 0; r < size.rows; ++r)
-    widen_row<widen_bfloat>(from + r * stride, to.data + r * to.stride, size.width);
-}
-
-CTM_FAST_CLONES void widen_half_rows(const std::uint16_t* from, Int stride, Out to, Size size) {
-  for (Int r = 0; r < size.rows; ++r)
-    widen_row<widen_half>(from + r * stride, to.data + r * to.stride, size.width);
-}
-
-CTM_FAST_CLONES void narrow_bfloat_rows(In from, std::uint16_t* to, Int stride, Size size) {
-  for (Int r = 0; r < size.rows; ++r)
-    narrow_row<narrow_bfloat>(from.data + r * from.stride, to + r * stride, size.width);
-}
-
-CTM_FAST_CLONES void narrow_half_rows(In from, std::uint16_t* to, Int stride, Size size) {
-  for (Int r = 0; r < size.rows; ++r)
-    narrow_row<narrow_half>(from.data + r * from.stride, to + r * stride, size.width);
-}
-
-CTM_FAST_CLONES void sum_rows(In x, float* sums, Size size) {
-  Int r = 0;
-  for (; r + 4 <= size.rows; r += 4) {
-    const float *x0 = x.data + r * x.stride, *x2 = x0 + 2 * x.stride;
-    sum_four(x0, x0 + x.stride, x2, x2 + x.stride, sums, size.width);
-  }
-  for (; r < size.rows; ++r) sum_one(x.data + r * x.stride, sums, size.width);
-}
-
-CTM_FAST_CLONES void square_rows(In x, const float* center, float* sums, Size size) {
-  Int r = 0;
-  for (; r + 4 <= size.rows; r += 4) {
-    const float *x0 = x.data + r * x.stride, *x2 = x0 + 2 * x.stride;
-    square_four(x0, x0 + x.stride, x2, x2 + x.stride, center, sums, size.width);
-  }
-  for (; r < size.rows; ++r) square_one(x.data + r * x.stride, center, sums, size.width);
-}
-
-CTM_FAST_CLONES void affine_rows(In x, const float* center, const float* a, const float* b, Out y,
-                                 Size size) {
-  for (Int r = 0; r < size.rows; ++r)
-    affine_row(x.data + r * x.stride, center, a, b, y.data + r * y.stride, size.width);
-}
-
-CTM_FAST_CLONES void silu_rows(In x, const float* center, const float* a, const float* b, Out y,
-                               Size size) {
-  for (Int r = 0; r < size.rows; ++r)
-    silu_row(x.data + r * x.stride, center, a, b, y.data + r * y.stride, size.width);
-}
-
-CTM_FAST_CLONES void silu_grad_rows(In x, In dy, const float* center, const float* a,
-                                    const float* b, Out dz, Size size) {
-  for (Int r = 0; r < size.rows; ++r)
-    silu_grad_row(x.data + r * x.stride, dy.data + r * dy.stride, center, a, b,
-                  dz.data + r * dz.stride, size.width);
-}
-
-CTM_FAST_CLONES void moment_rows(In x, In dz, const float* center, float* first, float* second,
-                                 Size size) {
-  Int r = 0;
-  for (; r + 2 <= size.rows; r += 2) {
-    const float *x0 = x.data + r * x.stride, *z0 = dz.data + r * dz.stride;
-    moment_two(x0, x0 + x.stride, z0, z0 + dz.stride, center, first, second, size.width);
-  }
-  for (; r < size.rows; ++r)
-    moment_one(x.data + r * x.stride, dz.data + r * dz.stride, center, first, second, size.width);
-}
-
-CTM_FAST_CLONES void input_grad_rows(In x, In dz, const float* center, const float* a,
-                                     const float* p, const float* q, Out dx, Size size) {
-  for (Int r = 0; r < size.rows; ++r)
-    input_grad_row(x.data + r * x.stride, dz.data + r * dz.stride, center, a, p, q,
-                   dx.data + r * dx.stride, size.width);
-}
-
-CTM_FAST_CLONES void set_coefficients(const Factors& f, const double* mean, const double* rstd,
-                                      float* center, float* a, float* b, Int count) {
-  factor_row(f.weight, f.bias, f.scale, f.shift, f.pre, mean, rstd, center, a, b, count);
-}
-
-CTM_FAST_CLONES void set_factor_gradients(const Factors& f, const double* rstd, double* first,
-                                          double* second, const FactorGradients& d, Int count) {
-  factor_grad_row(f.weight, f.bias, f.scale, rstd, first, second, d.weight, d.bias, d.scale,
-                  d.shift, count);
-}
+const Kernels kPortable = {&add, &moments, &normalise, &grad_moments, &input_grad};
 
 }  // namespace ctm_fast

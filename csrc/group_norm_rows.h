@@ -1,63 +1,54 @@
-// The inner loops of the group norm: `rows` x `width` floats with one coefficient per column.
+// The inner loops of the group norm, on one tile of the images at a time.
 #pragma once
 
 #include <cstdint>
 
+#include "heun.h"  // Dtype
+
 namespace ctm_fast {
 
-// A matrix of floats; consecutive rows are `stride` apart.
-struct In {
-  const float* data;
-  std::int64_t stride;
-};
-struct Out {
-  float* data;
-  std::int64_t stride;
-};
-struct Size {
-  std::int64_t rows, width;
+// `rows` x `width` elements, consecutive rows `stride` elements apart, in every image alike.
+// Coefficients and sums are float32, one per row if `per_row`, else one per column.
+struct Tile {
+  std::int64_t rows, width, stride;
+  Dtype dtype;
+  bool per_row, act;
 };
 
-// Conversions between 16-bit floats and floats.
-void widen_bfloat_rows(const std::uint16_t* from, std::int64_t stride, Out to, Size size);
-void widen_half_rows(const std::uint16_t* from, std::int64_t stride, Out to, Size size);
-void narrow_bfloat_rows(In from, std::uint16_t* to, std::int64_t stride, Size size);
-void narrow_half_rows(In from, std::uint16_t* to, std::int64_t stride, Size size);
-
-// sums += x, and sums += (x - center)^2
-void sum_rows(In x, float* sums, Size size);
-void square_rows(In x, const float* center, float* sums, Size size);
-
-// y = a (x - center) + b, and its SiLU
-void affine_rows(In x, const float* center, const float* a, const float* b, Out y, Size size);
-void silu_rows(In x, const float* center, const float* a, const float* b, Out y, Size size);
-
-// dz = dy SiLU'(a (x - center) + b)
-void silu_grad_rows(In x, In dy, const float* center, const float* a, const float* b, Out dz,
-                    Size size);
-
-// first += dz; second += dz (x - center)
-void moment_rows(In x, In dz, const float* center, float* first, float* second, Size size);
-
-// dx = a dz + p (x - center) + q
-void input_grad_rows(In x, In dz, const float* center, const float* a, const float* p,
-                     const float* q, Out dx, Size size);
-
-// The same factors for `count` channels of a part; absent ones are zeros.
-struct Factors {
-  const float *weight, *bias, *scale, *shift, *pre;
+// a (x - center) + b is what SiLU is applied to, if `act`.
+struct Affine {
+  const float *center, *a, *b;
 };
 
-// x - center is the normalised x over rstd, and a (x - center) + b is what SiLU is applied to.
-void set_coefficients(const Factors& f, const double* mean, const double* rstd, float* center,
-                      float* a, float* b, std::int64_t count);
-
-// Gradients of the factors from the moments of dz. The moments become the sums of the gradient of
-// the normalised x, and of that times the normalised x.
-struct FactorGradients {
-  float *weight, *bias, *scale, *shift;
+// Where dz is added, dz (x - center), and x - center; dz is the gradient of a (x - center) + b. The
+// last may be nullptr.
+struct GradMoments {
+  float *first, *second, *deviation;
 };
-void set_factor_gradients(const Factors& f, const double* rstd, double* first, double* second,
-                          const FactorGradients& d, std::int64_t count);
+
+// What dx = scale (a dz + p (x - center) + q + dsummed) is made of; dsummed may be nullptr.
+struct InputGradient {
+  const float *p, *q;
+  const void* dsummed;
+  float scale;
+};
+
+struct Kernels {
+  // summed = scale (x + residual)
+  void (*add)(const Tile& tile, const void* x, const void* residual, float scale, void* summed);
+  // sums += x - center; squares += (x - center)^2
+  void (*moments)(const Tile& tile, const void* x, const float* center, float* sums,
+                  float* squares);
+  void (*normalise)(const Tile& tile, const void* x, const Affine& f, void* y);
+  void (*grad_moments)(const Tile& tile, const void* x, const void* dy, const Affine& f,
+                       const GradMoments& sums);
+  void (*input_grad)(const Tile& tile, const void* x, const void* dy, const Affine& f,
+                     const InputGradient& g, void* dx);
+};
+
+extern const Kernels kPortable;  // for every machine and every tile
+// For AVX-512, and for AVX-512 with bfloat16 conversions, and for tiles of this kind; nullptr if
+// this build or CPU has none.
+const Kernels* wide_kernels(Dtype dtype, bool per_row, bool act, bool bfloat16);
 
 }  // namespace ctm_fast

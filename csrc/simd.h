@@ -13,6 +13,16 @@
 #define CTM_FAST_CLONES
 #endif
 
+// For what a clone calls: left out of line it would be code for the oldest instruction set. A
+// lambda takes the attribute alone.
+#if defined(__GNUC__)
+#define CTM_FAST_FLAT_LAMBDA __attribute__((always_inline))
+#define CTM_FAST_FLAT CTM_FAST_FLAT_LAMBDA inline
+#else
+#define CTM_FAST_FLAT_LAMBDA
+#define CTM_FAST_FLAT inline
+#endif
+
 namespace ctm_fast {
 
 inline std::uint32_t bits_of(float value) {

@@ -23,12 +23,21 @@ def is_channels_last(x: Tensor) -> bool:
     return not x.is_contiguous() or x.shape[1] > x.shape[2] * x.shape[3]
 
 
+def _in_layout_of(x: Tensor, other: Factor) -> Factor:
+    """`other` as csrc/ reads x; no copy if it lies so already."""
+    if other is None:
+        return None
+    layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+    return other.contiguous(memory_format=layout)
+
+
 def _call(
     name: str,
     x: Tensor,
     factors: tuple[Tensor, Tensor, Factor, Factor, Factor],
     num_groups: int,
     act: bool,
+    residual_scale: float,
     *rest: Any,
 ) -> None:
     """One call of csrc/ on weight, bias, scale, shift and pre; `rest` follows."""
@@ -45,7 +54,7 @@ def _call(
                 for t in rows
             ),
             (batch, channels, height * width, num_groups),
-            *(_native.DTYPES[x.dtype], is_channels_last(x), act),
+            *(_native.DTYPES[x.dtype], is_channels_last(x), act, residual_scale),
         ),
         *(t.data_ptr() if isinstance(t, Tensor) else 0 if t is None else t for t in rest),
         torch.get_num_threads(),
@@ -65,15 +74,14 @@ def _forward(
     residual_scale: float,
     act: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    summed = nothing(x)
-    if residual is not None:
-        x = summed = (x + residual).mul_(residual_scale)
     y = torch.empty_like(x)
+    summed = nothing(x) if residual is None else torch.empty_like(x)
     mean, rstd = statistics(x, num_groups)
     if x.numel() == 0:
         return y, summed, mean.zero_(), rstd.zero_()
+    rest = (_in_layout_of(x, residual), summed, y, mean, rstd)
     factors = (weight, bias, scale, shift, pre)
-    _call("group_norm", x, factors, num_groups, act, eps, y, mean, rstd)
+    _call("group_norm", x, factors, num_groups, act, residual_scale, eps, *rest)
     return y, summed, mean, rstd
 
 
@@ -100,14 +108,8 @@ def _backward(
             if t is not None:
                 t.zero_()
     else:
-        layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
-        dy = dy.contiguous(memory_format=layout)
-        rest = (dy, mean, rstd, dx, *sums)
-        _call("group_norm_backward", x, factors, num_groups, act, *rest)
-    if dsummed is not None:
-        dx = dx.add_(dsummed)
-    if residual_scale != 1:
-        dx = dx.mul_(residual_scale)
+        rest = (_in_layout_of(x, dy), _in_layout_of(x, dsummed), mean, rstd, dx, *sums)
+        _call("group_norm_backward", x, factors, num_groups, act, residual_scale, *rest)
     return dx, *rounded_sums(x, factors, sums)
 
 
