@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from .arguments import capability
+
 INTERFACE = 3
 """Version of the calls below; a build of another version is refused instead of misread."""
 
@@ -46,18 +48,15 @@ def why_not(tensors: Sequence[torch.Tensor]) -> str | None:
     """Reason why no native kernel can run on these tensors, or None."""
     if ABSENT is not None:
         return ABSENT
-    kinds = sorted({t.device.type for t in tensors})
-    if kinds == ["cpu"]:
+    if tensors and all(t.is_cpu for t in tensors):
         return None
+    kinds = sorted({t.device.type for t in tensors})
     if kinds != ["cuda"]:
         return f"native kernels need tensors on one device, cpu or cuda, not {kinds}"
     if not CUDA_BUILT:
         return "the CUDA part was not built: install again with nvcc on PATH"
     if len({t.device.index for t in tensors}) > 1:
         return "the tensors lie on different devices"
-    if torch.version.hip is not None or torch.cuda.get_device_capability(tensors[0].device) < (
-        8,
-        0,
-    ):
+    if torch.version.hip is not None or capability(tensors[0].get_device()) < (8, 0):
         return "native CUDA kernels need an NVIDIA GPU of compute capability 8.0 or later"
     return None

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from .arguments import capability
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 """Whether kernels run in Triton's CPU interpreter. Set before the package is imported."""
 
@@ -49,14 +51,16 @@ def why_not(tensors: Sequence[torch.Tensor]) -> str | None:
     """Reason why no Triton kernel can run on these tensors, or None."""
     if ABSENT is not None:
         return ABSENT
-    kinds = sorted({t.device.type for t in tensors})
     if INTERPRETED:
+        kinds = sorted({t.device.type for t in tensors})
         return None if kinds == ["cpu"] else f"the interpreter needs CPU tensors, not {kinds}"
-    if kinds != ["cuda"]:
+    if not tensors or not all(t.is_cuda for t in tensors):
+        kinds = sorted({t.device.type for t in tensors})
         return f"triton needs CUDA tensors, not {kinds} (TRITON_INTERPRET=1 runs CPU tensors)"
-    if len({t.device.index for t in tensors}) > 1:
+    index = tensors[0].get_device()
+    if any(t.get_device() != index for t in tensors):
         return "the tensors lie on different devices"
-    if torch.version.hip is None and torch.cuda.get_device_capability(tensors[0].device) < (8, 0):
+    if torch.version.hip is None and capability(index) < (8, 0):
         return "triton kernels need compute capability 8.0 or later"
     return None
 

@@ -61,6 +61,17 @@ def _described(tensor: torch.Tensor) -> str:
     return f"{tensor.dtype} of shape {tuple(tensor.shape)}"
 
 
+_capabilities: dict[int, tuple[int, int]] = {}
+
+
+@torch.compiler.assume_constant_result
+def capability(index: int) -> tuple[int, int]:
+    """Compute capability of a CUDA device; torch itself takes microseconds to answer."""
+    if index not in _capabilities:
+        _capabilities[index] = torch.cuda.get_device_capability(index)
+    return _capabilities[index]
+
+
 class Draw:
     """Random tensors of one example, all from one seed."""
 

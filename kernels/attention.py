@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ._attention_op import registered_calls, triton_attention
 from ._attention_triton import LAYOUTS, backward, fits, forward, memory_format
 from ._triton import INTERPRETED
-from .arguments import Draw
+from .arguments import Draw, capability
 from .op import Call, Op
 
 Tensor = torch.Tensor
@@ -69,7 +69,7 @@ def torch_attention(qkv: Tensor, num_heads: int, layout: str = "adm") -> Tensor:
 @torch.compiler.assume_constant_result
 def _preferred(device: torch.device) -> list[SDPBackend] | None:
     """SDPA's kernels that are switched on, fastest first; None if its own order is the best."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
+    if device.type != "cuda" or capability(device.index) < (9, 0):
         return None
     switches = torch.backends.cuda
     order = {

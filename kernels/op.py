@@ -122,7 +122,8 @@ class Op:
     def choose(self, *args: Any, **kwargs: Any) -> str:
         """The backend that `auto` takes for this call."""
         # Triton's interpreter is for tests: it runs when asked for by name, never by itself.
-        tried = BACKENDS[1:] if _triton.INTERPRETED else BACKENDS
+        on_cpu = bool(args) and isinstance(args[0], torch.Tensor) and args[0].is_cpu
+        tried = BACKENDS[1:] if on_cpu or _triton.INTERPRETED else BACKENDS
         return next(b for b in tried if self.why_not(b, *args, **kwargs) is None)
 
     def __call__(self, *args: Any, backend: str | None = None, **kwargs: Any) -> Any:

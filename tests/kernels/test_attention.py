@@ -234,9 +234,9 @@ def test_torch_copies_nothing_in_channels_last(monkeypatch: pytest.MonkeyPatch) 
 def test_sdpa_kernels_by_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
     assert FILE._preferred(torch.device("cpu")) is None
     cuda = torch.device("cuda:1")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(FILE, "capability", lambda index: (8, 0))
     assert FILE._preferred(cuda) is None, "flash attention first is PyTorch's own order"
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(FILE, "capability", lambda index: (9, 0))
     order = FILE._preferred(cuda)
     assert order[:2] == [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
     assert order[-1] == SDPBackend.MATH
