@@ -5,13 +5,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ._group_norm_native import native_group_norm, registered
+from . import _native, _triton
+from ._group_norm_native import native_group_norm
+from ._group_norm_native import registered as native_registered
+from ._group_norm_triton import DEEPEST, launches, triton_group_norm
+from ._group_norm_triton import registered as triton_registered
 from .arguments import Draw, same_dense_layout
 from .op import Call, Op
 
 Tensor = torch.Tensor
 Factor = torch.Tensor | None
-NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+COMPILED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def reference(
@@ -154,22 +158,38 @@ def check(
         )
     names = ("weight", "bias", "scale", "shift", "pre")
     for name, values in zip(names, (weight, bias, scale, shift, pre)):
-        if values is not None and values.dtype not in (*NATIVE_DTYPES, x.dtype):
-            allowed = sorted({str(dtype) for dtype in (*NATIVE_DTYPES, x.dtype)})
+        if values is not None and values.dtype not in (*COMPILED_DTYPES, x.dtype):
+            allowed = sorted({str(dtype) for dtype in (*COMPILED_DTYPES, x.dtype)})
             raise ValueError(f"{name} is {values.dtype}; it must be one of {allowed}")
 
 
-def unsupported(backend: str, x: Tensor, *args: Any, **kwargs: Any) -> str | None:
-    """Reason why the native kernels cannot run this call, or None."""
-    if backend != "native":
+def unsupported(backend: str, x: Tensor, num_groups: int, *args: Any, **kwargs: Any) -> str | None:
+    """Reason why the compiled kernels cannot run this call, or None."""
+    if backend == "torch":
         return None
-    if x.is_cuda:
+    if backend == "native" and x.is_cuda:
         return "native has no group norm on CUDA"
-    if x.dtype not in NATIVE_DTYPES:
-        return f"native computes in float32, which a {x.dtype} x does not allow"
+    if x.dtype not in COMPILED_DTYPES:
+        return f"{backend} computes in float32, which a {x.dtype} x does not allow"
     if not same_dense_layout(x):
-        return "native needs an x that is contiguous or channels-last"
+        return f"{backend} needs an x that is contiguous or channels-last"
+    if backend == "triton" and x.shape[1] > num_groups * DEEPEST:
+        return f"triton needs groups of at most {DEEPEST} channels"
+    if backend == "triton" and x[:1].numel() >= 2**31:
+        return "triton needs samples of less than 2^31 elements"
     return None
+
+
+def registered(*args: Any, **kwargs: Any) -> list[tuple[Any, tuple[Any, ...]]]:
+    """Registered ops of the backends that can run here, each with arguments."""
+    tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
+    found = ((_native, native_registered), (_triton, triton_registered))
+    return [
+        call
+        for machine, calls in found
+        if machine.why_not(tensors) is None
+        for call in calls(*args, **kwargs)
+    ]
 
 
 def example(
@@ -217,7 +237,7 @@ CASES: list[dict[str, Any]] = [
     {"shape": (3, 64, 8, 8), "groups": 32, **BFLOAT},
     {"shape": (2, 15, 9, 9), "groups": 5, **HALF, "act": False, "channels_last": False},
     {"shape": (2, 10, 16, 17), "groups": 10, "act": False, "pre": True, "modulated": False},
-    {"shape": (5, 8, 1, 1), "groups": 2, "pre": True},
+    {"shape": (5, 8, 1, 1), "groups": 2, "pre": True, "seed": 1},
     {"shape": (1, 1, 3, 5), "groups": 1},
     {"shape": (1, 4, 1, 1), "groups": 2},
 ]
@@ -226,14 +246,47 @@ BENCH: list[dict[str, Any]] = [
     {"shape": (128, 64, 8, 8), "groups": 16},
     {"shape": (128, 128, 4, 4), "groups": 32, **BFLOAT, "factors": torch.bfloat16},
     {"shape": (128, 128, 4, 4), "groups": 32},
-    {"shape": (8, 256, 32, 32), "groups": 32, **BFLOAT, "factors": torch.bfloat16},
-    {"shape": (8, 256, 32, 32), "groups": 32},
+    *(
+        {"shape": (8, c, w, w), "groups": 32, "modulated": modulated, **dtypes}
+        for c, w in ((256, 32), (192, 64))
+        for modulated in (False, True)
+        for dtypes in ({**BFLOAT, "factors": torch.bfloat16}, {})
+    ),
+]
+# Channels and width of the images in the U-Nets: DDPM++ (pre), ADM (modulated).
+DDPMPP = [(256, 32), (512, 32), (256, 16), (512, 16), (384, 32), (256, 8), (512, 8), (128, 32)]
+ADM = [
+    *((c, 64) for c in (192, 384, 576)),
+    *((c, 32) for c in (192, 384, 576, 768, 960)),
+    *((c, 16) for c in (384, 576, 768, 960, 1152, 1344)),
+    *((c, 8) for c in (576, 768, 1344, 1536)),
+]
+TRAINED = {"groups": 32, **BFLOAT, "factors": torch.bfloat16}
+PRE = {**TRAINED, "modulated": False, "pre": True, "eps": 1e-6}
+PLAIN = {"modulated": False, "pre": False, "act": False}
+BENCH_GPU: list[dict[str, Any]] = [
+    *({"shape": (64, c, w, w), **PRE} for c, w in DDPMPP),
+    *({"shape": (64, c, w, w), **TRAINED} for c, w in ADM),
+    *({"shape": (11, c, w, w), **PRE} for c, w in ((256, 32), (256, 16))),
+    *({"shape": (11, c, w, w), **TRAINED} for c, w in ((192, 64), (384, 32), (576, 16), (768, 8))),
+    *({"shape": (1, c, w, w), **TRAINED} for c, w in ((192, 64), (576, 16))),
+    {"shape": (64, 256, 16, 16), **PRE, **PLAIN, "residual": 0.5**0.5},
+    *(
+        {"shape": (64, c, w, w), **TRAINED, **PLAIN, "residual": 1.0}
+        for c, w in ((384, 32), (768, 8))
+    ),
+    *({"shape": (64, c, w, w), **TRAINED, **HALF} for c, w in ((192, 64), (384, 32), (576, 8))),
+    *(
+        {"shape": (64, c, w, w), **TRAINED, "dtype": torch.float32}
+        for c, w in ((192, 64), (256, 32))
+    ),
 ]
 
 group_norm = Op(
     "group_norm",
     reference,
     torch=torch_group_norm,
+    triton=triton_group_norm,
     native=native_group_norm,
     check=check,
     unsupported=unsupported,
@@ -242,4 +295,6 @@ group_norm = Op(
     example=example,
     cases=CASES,
     bench=BENCH,
+    bench_gpu=BENCH_GPU,
+    launches=launches,
 )
