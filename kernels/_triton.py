@@ -135,7 +135,7 @@ def launch(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], config: Co
         with torch.cuda.device(device):
             launch(kernel, grid, args, config)
         return
-    key = (kernel, config, device, *map(_kind, args))
+    key = (kernel, config, device, *_kinds(args))
     found = _compiled.get(key)
     # Profilers hook into triton's launcher.
     if found is None or triton.knobs.runtime.launch_enter_hook.calls:
@@ -152,10 +152,16 @@ def launch(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], config: Co
     )
 
 
-def _kind(arg: Any) -> Any:
-    """What of an argument triton compiles for."""
-    if isinstance(arg, torch.Tensor):
-        return arg.dtype, arg.data_ptr() % 16 == 0
-    if type(arg) is int:
-        return 1 if arg == 1 else (arg % 16 == 0, -(2**31) <= arg < 2**31)
-    return type(arg)
+def _kinds(args: tuple[Any, ...]) -> list[Any]:
+    """What of the arguments triton compiles for. One loop: this is most of the time of a launch."""
+    kinds: list[Any] = []
+    for arg in args:
+        if arg is None:
+            kinds.append(None)
+        elif isinstance(arg, torch.Tensor):
+            kinds.append((arg.dtype,) if arg.data_ptr() & 15 else arg.dtype)
+        elif type(arg) is int:
+            kinds.append(1 if arg == 1 else (arg & 15 == 0, -(2**31) <= arg < 2**31))
+        else:
+            kinds.append(type(arg))
+    return kinds
