@@ -34,9 +34,9 @@ def per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
 
 def _combined(x: Tensor, F: Tensor, P: Tensor, Q: Tensor) -> Tensor:
     # The U-Nets answer in channels-last order; the fused jump needs both images in one.
-    if x.ndim == 4 and x.stride() != F.stride():
-        if F.is_contiguous(memory_format=torch.channels_last):
-            x = x.contiguous(memory_format=torch.channels_last)
+    mixed = x.ndim == 4 and x.stride() != F.stride()
+    if mixed and F.is_contiguous(memory_format=torch.channels_last):
+        x = x.contiguous(memory_format=torch.channels_last)
     return jump(x, F, P, Q)
 
 

@@ -123,16 +123,13 @@ def _kept(shape: Shape, limits: Limits) -> Tiling | None:
 def _streamed(shape: Shape, limits: Limits) -> Tiling | None:
     """The tiling that reads twice in one launch, or None if two launches are faster."""
     best: tuple[float, Tiling] | None = None
+    sharing = 4 if limits.tensors == 1 else 2  # small programs on one multiprocessor
     for width in shape.widths():
-        slab = limits.tensors * width * shape.pixels * shape.itemsize
-        shared = 1024 // (32 * limits.small) if limits.tensors == 1 else 2
-        if slab * shared * SMS <= L2_BYTES:
-            warps, penalty = limits.small, 1.0
-        elif slab * SMS <= 2 * L2_BYTES:
-            warps, penalty = limits.large, 1.15
-        else:
-            continue
-        cost = shape.waste(width) * penalty
+        fitting = L2_BYTES / (limits.tensors * width * shape.pixels * shape.itemsize * SMS)
+        if fitting < 0.5:
+            break
+        warps = limits.small if fitting >= sharing else limits.large
+        cost = shape.waste(width) * (1.0 if fitting >= sharing else 1.15 if fitting >= 1 else 1.4)
         if best is None or cost <= best[0]:
             best = cost, _tiles(shape, width, warps, shape.pixels)
     if best is None:
@@ -147,7 +144,7 @@ def _streamed(shape: Shape, limits: Limits) -> Tiling | None:
 
 
 def _tiles(shape: Shape, width: int, warps: int, span: int) -> Tiling:
-    """Tiles of two 16-byte accesses per thread and tensor."""
+    """Tiles of 16 elements per thread and tensor."""
     block = power_of_two(width)
     unroll = 16 // shape.vector if shape.last else 1
     rows = max(32 * warps * shape.vector // block, 1) * (16 // shape.vector)

@@ -90,9 +90,11 @@ def group_norm_apply(
     D: tl.constexpr = C // G
     SPANS: tl.constexpr = (L + SPAN - 1) // SPAN
     BLOCKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    i_p = tl.program_id(0) // BLOCKS
+    # Backwards: what the first launch read last is still cached.
+    i_b = tl.num_programs(0) - 1 - tl.program_id(0)
+    i_p = i_b // BLOCKS
     i_n = (i_p // SPANS).to(tl.int64)
-    i_c = tl.program_id(0) % BLOCKS * BLOCK_C
+    i_c = i_b % BLOCKS * BLOCK_C
     i_g = i_c // D
     o_c = i_c + tl.arange(0, BLOCK_C)
     m_c = o_c < C
@@ -233,9 +235,11 @@ def group_norm_spread(
     SPANS: tl.constexpr = (L + SPAN - 1) // SPAN
     BLOCKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     KINDS: tl.constexpr = 2 if pre is None else 3
-    i_p = tl.program_id(0) // BLOCKS
+    # Backwards: what the first launch read last is still cached.
+    i_b = tl.num_programs(0) - 1 - tl.program_id(0)
+    i_p = i_b // BLOCKS
     i_n = (i_p // SPANS).to(tl.int64)
-    i_c = tl.program_id(0) % BLOCKS * BLOCK_C
+    i_c = i_b % BLOCKS * BLOCK_C
     i_g = i_c // D
     o_c = i_c + tl.arange(0, BLOCK_C)
     m_c = o_c < C

@@ -77,7 +77,7 @@ class Config:
         object.__setattr__(self, "_hash", hash((self.constants, self.num_warps, self.num_stages)))
 
     def __hash__(self) -> int:
-        return self._hash  # type: ignore[attr-defined,no-any-return]
+        return self._hash  # type: ignore[attr-defined]
 
 
 def config(*, num_warps: int = 4, num_stages: int = 1, **constants: Any) -> Config:
