@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from .arguments import unrecorded
+
 Tensor = torch.Tensor
 Factor = torch.Tensor | None
 
@@ -99,7 +101,9 @@ def register(
     )
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        y, summed, _, _ = run(*_arguments(*args, **kwargs))
+        inputs = _arguments(*args, **kwargs)
+        # The dispatcher costs ten microseconds; nobody needs it where nothing is recorded.
+        y, summed, _, _ = forward(*inputs) if unrecorded(inputs) else run(*inputs)
         return y if summed.shape != y.shape else (y, summed)
 
     def registered(*args: Any, **kwargs: Any) -> list[tuple[Any, tuple[Any, ...]]]:

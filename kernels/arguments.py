@@ -1,5 +1,8 @@
 """What the ops share about their arguments: broadcasting, layout, checks, random examples."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 STATE_DTYPES = (torch.float32, torch.float64)
@@ -70,6 +73,16 @@ def capability(index: int) -> tuple[int, int]:
     if index not in _capabilities:
         _capabilities[index] = torch.cuda.get_device_capability(index)
     return _capabilities[index]
+
+
+def unrecorded(inputs: Sequence[Any]) -> bool:
+    """Whether nothing watches a call: no gradient, no compiler, no mode, no tensor subclass."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        return False
+    tensors = [t for t in inputs if isinstance(t, torch.Tensor)]
+    if any(type(t) not in (torch.Tensor, torch.nn.Parameter) for t in tensors):
+        return False
+    return not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
 
 
 class Draw:

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ctm_fast.kernels.arguments import Draw, check_state, column, same_dense_layout
+from ctm_fast.kernels.arguments import Draw, check_state, column, same_dense_layout, unrecorded
 
 
 def test_column_broadcasts_over_images() -> None:
@@ -33,3 +34,16 @@ def test_draws_depend_on_the_seed_alone() -> None:
     assert torch.equal(first, same.normal(2, 3, dtype=torch.float32))
     assert not torch.equal(first, other.normal(2, 3, dtype=torch.float32))
     assert one.mask(5).dtype == torch.bool
+
+
+def test_what_watches_a_call() -> None:
+    x, weight = torch.ones(2), torch.nn.Parameter(torch.ones(2))
+    assert unrecorded((x, None, 3, 1.0))
+    assert not unrecorded((x, weight))
+    with torch.no_grad():
+        assert unrecorded((x, weight))
+        with FakeTensorMode() as mode:
+            assert not unrecorded((x,))
+        assert not unrecorded((mode.from_tensor(x),))
+        compiled = torch.compile(lambda v: v + int(unrecorded((v,))), backend="eager")
+        assert torch.equal(compiled(x), x)
