@@ -70,7 +70,7 @@ class Session:
         """Judges the variants of a case and warms up those that pass.
 
         Args:
-            problem: on this session's device.
+            problem: on the device of `Session`.
             only: names of the variants that take part besides "eager"; all if empty.
         """
         self.clear()

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from ._attention_triton import backward, forward, memory_format, results
+from ._registration import no_second_derivative
 from ._triton import INTERPRETED
 
 Tensor = torch.Tensor
@@ -41,23 +42,10 @@ def _differentiate(ctx: Any, dout: Tensor, _: Any) -> tuple[Any, ...]:
     return torch.ops.ctm_fast.attention_triton_backward(*arguments), None, None
 
 
-def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    pass
-
-
-def _refuse(ctx: Any, *gradients: Any) -> None:
-    raise RuntimeError(
-        "attention: the triton backend has first derivatives only; for a gradient of a gradient "
-        "call it inside use_backend('reference')"
-    )
-
-
 torch.library.register_autograd(
     "ctm_fast::attention_triton", _differentiate, setup_context=_save, lib=LIBRARY
 )
-torch.library.register_autograd(
-    "ctm_fast::attention_triton_backward", _refuse, setup_context=_save_nothing, lib=LIBRARY
-)
+no_second_derivative(LIBRARY, "attention_triton_backward", "attention")
 
 
 def triton_attention(qkv: Tensor, num_heads: int, layout: str = "adm") -> Tensor:

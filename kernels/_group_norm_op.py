@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ._registration import no_second_derivative
 from .arguments import unrecorded
 
 Tensor = torch.Tensor
@@ -87,18 +88,10 @@ def register(
         kept = (None if t is None else d for t, d in zip(factors, gradients))
         return dx, *kept, dx if ctx.summed else None, None, None, None, None
 
-    def refuse(ctx: Any, *gradients: Any) -> None:
-        raise RuntimeError(
-            "group_norm: compiled backends have first derivatives only; for a gradient of a "
-            "gradient call it inside use_backend('reference')"
-        )
-
     torch.library.register_autograd(
         f"ctm_fast::{name}", differentiate, setup_context=_save, lib=LIBRARY
     )
-    torch.library.register_autograd(
-        f"ctm_fast::{name}_backward", refuse, setup_context=lambda *_, **__: None, lib=LIBRARY
-    )
+    no_second_derivative(LIBRARY, f"{name}_backward", "group_norm")
 
     def call(*args: Any, **kwargs: Any) -> Any:
         inputs = _arguments(*args, **kwargs)

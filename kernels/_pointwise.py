@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from . import _native, _triton
+from ._registration import no_second_derivative
 from .arguments import column, same_dense_layout
 
 Tensor = torch.Tensor
@@ -135,22 +136,10 @@ def _register_gradient(library: torch.library.Library, suffix: str) -> None:
         # Images are held on to only if a factor is learned.
         ctx.save_for_backward(P, Q, x if need_P else None, F if need_Q else None)
 
-    def refuse(ctx: Any, *gradients: Any) -> None:
-        raise RuntimeError(
-            "jump: the native and Triton backends have first derivatives only; for a gradient of "
-            "a gradient call it inside use_backend('reference')"
-        )
-
-    def save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        pass
-
-    for name, function, setup in (
-        ("jump", differentiate, save),
-        ("jump_backward", refuse, save_nothing),
-    ):
-        torch.library.register_autograd(
-            f"ctm_fast::{name}{suffix}", function, setup_context=setup, lib=library
-        )
+    torch.library.register_autograd(
+        f"ctm_fast::jump{suffix}", differentiate, setup_context=save, lib=library
+    )
+    no_second_derivative(library, f"jump_backward{suffix}", "jump")
 
 
 def _over_images(products: Tensor, factor: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ._registration import no_second_derivative
 from ._time_embedding_triton import forward, unwritten
 from ._triton import INTERPRETED, why_not
 from .arguments import layer_dtype
@@ -125,19 +126,10 @@ def _differentiate(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
     return *(gradient if needed else None for gradient, needed in wanted), None, None
 
 
-def _refuse(ctx: Any, *gradients: Any) -> None:
-    raise RuntimeError(
-        "time_embedding: the triton backend has first derivatives only; for a gradient of a "
-        "gradient call it inside use_backend('reference')"
-    )
-
-
 torch.library.register_autograd(
     f"ctm_fast::{NAME}", _differentiate, setup_context=_save, lib=LIBRARY
 )
-torch.library.register_autograd(
-    f"ctm_fast::{NAME}_backward", _refuse, setup_context=lambda *_, **__: None, lib=LIBRARY
-)
+no_second_derivative(LIBRARY, f"{NAME}_backward", "time_embedding")
 
 
 def _arguments(

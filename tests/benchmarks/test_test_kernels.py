@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_one_case_through_pytest_benchmark(tmp_path: Path) -> None:
-    pytest.importorskip("pytest_benchmark", reason="needs pytest-benchmark, of the extra `bench`")
+    pytest.importorskip("pytest_benchmark", reason="of the extras `test` and `bench`")
     file = tmp_path / "a.json"
     done = subprocess.run(
         [
