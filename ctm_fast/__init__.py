@@ -24,12 +24,14 @@ _NAMES = {
     "karras_sigmas": "sigmas",
     "SigmaRange": "sigmas",
     "partition": "sigmas",
+    "freeze": "inference",
+    "fast_dtype": "inference",
     "use_backend": "kernels",
     "BackendError": "kernels",
 }
 _PACKAGES = (
     *("losses", "solvers", "sampler", "kernels", "models"),
-    *("data", "evaluation", "checkpoints", "trainer"),
+    *("data", "evaluation", "checkpoints", "trainer", "inference"),
 )
 
 __all__ = ["__version__", *_NAMES, *_PACKAGES]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +31,8 @@ def per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
     return levels
 
 
-def _combined(x: Tensor, F: Tensor, P: Tensor, Q: Tensor) -> Tensor:
+def combined(x: Tensor, F: Tensor, P: Tensor, Q: Tensor) -> Tensor:
+    """P x + Q F, shape and dtype of x; see `kernels.jump`."""
     # The U-Nets answer in channels-last order; the fused jump needs both images in one.
     mixed = x.ndim == 4 and x.stride() != F.stride()
     if mixed and F.is_contiguous(memory_format=torch.channels_last):
@@ -105,7 +105,7 @@ class Denoiser(nn.Module):
         sigma = per_sample(sigma, x)
         destination = sigma if self.kind == "trajectory" else None
         P, Q = self.precond.denoise_coefficients(sigma)
-        return _combined(x, self.network(x, sigma, destination, labels, **extra), P, Q)
+        return combined(x, self.network(x, sigma, destination, labels, **extra), P, Q)
 
     def jump(
         self,
@@ -129,7 +129,7 @@ class Denoiser(nn.Module):
         sigma, sigma_to = per_sample(sigma, x), per_sample(sigma_to, x)
         if self.kind == "trajectory":
             P, Q = self.precond.jump_coefficients(sigma, sigma_to)
-            return _combined(x, self.network(x, sigma, sigma_to, labels), P, Q)
+            return combined(x, self.network(x, sigma, sigma_to, labels), P, Q)
         if self.kind == "consistency":
             low = torch.full_like(sigma_to, self.sigma_min)
             if sigma_to.device.type == "cpu" and not torch.allclose(sigma_to, low, rtol=1e-4):
@@ -176,12 +176,15 @@ class Denoiser(nn.Module):
     def raw(
         self,
         scaled: Tensor,
-        c_noise: Tensor,
+        c_noise: Tensor | None = None,
         c_noise_to: Tensor | None = None,
         labels: Tensor | None = None,
         **extra: Any,
     ) -> Tensor:
-        """Network on an input that is already scaled by c_in, cast to the network's dtype."""
+        """Network on an input that is already scaled by c_in, cast to the network's dtype.
+
+        `extra` may be what the network takes besides, for example `modulation` instead of levels.
+        """
         return self._in_own_dtype(self.net, scaled, c_noise, c_noise_to, labels, **extra)
 
     def features(
@@ -214,21 +217,6 @@ class Denoiser(nn.Module):
             return function(scaled.to(own), *args, **kwargs)
         with torch.autocast(scaled.device.type, dtype=self.dtype):
             return function(scaled.to(own), *args, **kwargs)
-
-    def frozen(self, dtype: torch.dtype | None = None) -> Denoiser:
-        """Copy in eval mode without gradients, its weights in `dtype` (None: as they are).
-
-        Half-precision weights make a teacher or a sampler faster; inputs and outputs stay in the
-        dtype of x.
-        """
-        twin = copy.deepcopy(self).eval().requires_grad_(False)
-        if dtype is not None:
-            twin.net.to(dtype)
-            twin.dtype = None
-        pack: Callable[[], None] | None = getattr(twin.net, "pack", None)
-        if pack is not None:
-            pack()
-        return twin
 
     @property
     def sigma_data(self) -> float:

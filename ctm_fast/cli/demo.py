@@ -16,6 +16,7 @@ from ..checkpoints import load
 from ..data import ImageDataset
 from ..denoiser import Denoiser
 from ..evaluation import MetricRow, OfflineProtocol, environment, write_report
+from ..inference import fast_dtype, freeze
 from ..losses import CTM, DSM
 from ..registry import fields_to_json
 from ..sampler import Sampler
@@ -95,7 +96,7 @@ class Demo:
     ) -> Denoiser:
         print(f"2/2 CTM distillation, {budget.student.steps} steps")
         net = models.student_from(teacher, self.seed)
-        frozen = teacher.frozen(torch.bfloat16 if has_fast_bfloat16() else None)
+        frozen = freeze(teacher)
         config = self._own(budget.student)
         return self._fit("student", budget.objective, net, frozen, dataset, config, out)
 
@@ -152,13 +153,8 @@ class Demo:
         }
 
     def _own(self, config: TrainConfig) -> TrainConfig:
-        precision = "bf16" if has_fast_bfloat16() else "fp32"
+        precision = "bf16" if fast_dtype() == torch.bfloat16 else "fp32"
         return config.replace(seed=self.seed, precision=precision)
-
-
-def has_fast_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 matrices in hardware (AMX)."""
-    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
 def _seconds(folder: Path) -> float:

@@ -14,6 +14,7 @@ from .. import models
 from ..checkpoints import load, save
 from ..data import ImageDataset
 from ..denoiser import Denoiser
+from ..inference import freeze
 from ..losses import CTM, DSM
 from ..precond import EDM, Preconditioning
 from ..sigmas import SIGMA_MAX, SIGMA_MIN
@@ -48,7 +49,7 @@ class Train:
         teacher = None if self.teacher is None else load(self.teacher)
         student = self._student(dataset, teacher)
         if teacher is not None:
-            teacher = teacher.frozen(_dtype(self.teacher_dtype))
+            teacher = freeze(teacher, _dtype(self.teacher_dtype))
         needs_teacher = "teacher" in self.objective.needs
         trainer = Trainer(
             self.objective,

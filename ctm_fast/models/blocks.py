@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import kernels
-from .layers import Conv2d, Linear, Resample, group_norm, norm_act, norm_of_sum
+from .layers import Conv2d, Linear, Resample, group_norm, norm_act, norm_of_joined
 
 
 @dataclass(frozen=True)
@@ -76,15 +75,27 @@ class ResBlock(nn.Module):
             self.qkv = Conv2d(out_channels, 3 * out_channels, 1)
             self.proj = Conv2d(out_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, modulation: Sequence[Tensor]) -> Tensor:
-        """(batch, out_channels, H', W'), channels-last.
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Sequence[Tensor],
+        plus: Tensor | None = None,
+        tail: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(entered, shortcut, branch); the block's output is skip_scale (shortcut + branch).
+
+        That sum is left to whoever reads it: a norm takes it, and the concatenation with a skip,
+        for next to nothing; see `settled` for all others. `entered` is what this block made of its
+        own input in that way, (batch, in_channels, H, W).
 
         Args:
             x: (batch, in_channels, H, W), channels-last.
             modulation: what `affine`, and `affine_to` added to it, make of the noise embedding:
                 scale and shift, or bias, each (batch or 1, out_channels).
+            plus: the input is skip_scale (x + plus) instead of x.
+            tail: further channels of the input, which x then lacks.
         """
-        h = norm_act(x, self.norm0)
+        h, entered = norm_of_joined(x, self.norm0, plus, self.skip_scale, tail)
         if self.resample is not None:
             h = self.resample(h)
         h = self.conv0(h)
@@ -96,11 +107,11 @@ class ResBlock(nn.Module):
             h = norm_act(h, self.norm1, bias=bias)
         if self.dropout and self.training:
             h = F.dropout(h, self.dropout)
-        h, x = self.conv1(h), self._shortcut(x)
-        if not self.num_heads:
-            return self._sum(h, x)
-        h, x = norm_of_sum(h, x, self.skip_scale, self.norm2)
-        return self._sum(self.proj(kernels.attention(self.qkv(h), self.num_heads)), x)
+        h, x = self.conv1(h), self._shortcut(entered)
+        if self.num_heads:
+            h, x = norm_of_joined(h, self.norm2, x, self.skip_scale, act=False)
+            h = self.proj(kernels.attention(self.qkv(h), self.num_heads))
+        return entered, x, h
 
     def _shortcut(self, x: Tensor) -> Tensor:
         # A 1x1 convolution commutes with nearest-neighbour doubling and is 4 times cheaper first.
@@ -111,13 +122,10 @@ class ResBlock(nn.Module):
             return resample(x)
         return resample(skip(x)) if resample.up and resample.is_box else skip(resample(x))
 
-    def _sum(self, h: Tensor, x: Tensor) -> Tensor:
-        # In place only without autograd: backward hooks forbid it on a layer's output.
-        if torch.is_grad_enabled():
-            h = h + x
-            return h if self.skip_scale == 1 else h * self.skip_scale
-        h = h.add_(x)
-        return h if self.skip_scale == 1 else h.mul_(self.skip_scale)
+
+def settled(x: Tensor, plus: Tensor | None, factor: float) -> Tensor:
+    """factor (x + plus), shape of x; x itself where there is nothing to add."""
+    return x if plus is None else (x + plus) * factor  # TODO(lead): join
 
 
 def _heads(channels: int, channels_per_head: int) -> int:

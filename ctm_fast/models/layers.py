@@ -155,22 +155,33 @@ def norm_act(
     )
 
 
-def norm_of_sum(
-    x: Tensor, residual: Tensor, factor: float, norm: nn.GroupNorm
+def norm_of_joined(
+    x: Tensor,
+    norm: nn.GroupNorm,
+    plus: Tensor | None = None,
+    factor: float = 1.0,
+    tail: Tensor | None = None,
+    *,
+    act: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Group norm of factor (x + residual), and that sum: both (batch, C, H, W).
+    """Group norm and SiLU of cat([factor (x + plus), tail]), and that image: both (batch, C, H, W).
 
     Args:
-        x: (batch, C, H, W).
-        residual: (batch, C, H, W) in x's dtype.
-        factor: of the sum.
+        x: (batch, C or fewer, H, W).
         norm: over C channels.
+        plus: shape and dtype of x; None for x alone, without the factor.
+        factor: of the sum.
+        tail: the other channels, or None.
+        act: whether SiLU follows.
     """
-    return kernels.group_norm(
-        *(x, norm.num_groups, norm.weight, norm.bias, norm.eps),
-        residual=residual,
-        residual_scale=factor,
-    )
+    args = (norm.num_groups, norm.weight, norm.bias, norm.eps, None, None, None, act)
+    if plus is None and tail is None:
+        return kernels.group_norm(x, *args), x
+    if tail is not None:  # TODO(lead): group_norm(tail=)
+        x = x if plus is None else (x + plus) * factor
+        x = torch.cat([x, tail], 1)
+        return kernels.group_norm(x, *args), x
+    return kernels.group_norm(x, *args, plus, factor)
 
 
 def channels_last(x: Tensor) -> Tensor:

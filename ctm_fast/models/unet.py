@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from .. import kernels
 from ..kernels.affine import pack
-from .blocks import BlockStyle, ResBlock
+from .arguments import check_conditions, check_images
+from .blocks import BlockStyle, ResBlock, settled
 from .configs import Config, resolutions
 from .embeddings import class_embedding, keep_some_rows
 from .layers import Conv2d, Linear, channels_last
@@ -47,6 +49,7 @@ class UNet(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.config = config
+        self.skip_scale = style.skip_scale
         widths = [config.model_channels * factor for factor in config.channel_mult]
         sizes = resolutions(config)
         self.input_conv = Conv2d(config.img_channels, first_width, 3)
@@ -110,10 +113,11 @@ class UNet(nn.Module, ABC):
     def forward(
         self,
         x: Tensor,
-        c_noise: Tensor,
+        c_noise: Tensor | None = None,
         c_noise_to: Tensor | None = None,
         labels: Tensor | None = None,
         augment_labels: Tensor | None = None,
+        modulation: Tensor | None = None,
     ) -> Tensor:
         """Raw output F: (batch, C, H, W), channels-last, dtype of the weights.
 
@@ -124,25 +128,49 @@ class UNet(nn.Module, ABC):
             labels: (batch,) integer classes, (batch or 1, label_dim) float weights of the classes,
                 or None for no class.
             augment_labels: (batch, augment_dim) float, or None for no augmentation.
+            modulation: what `modulation` made of all these, instead of them.
 
         Raises:
             ValueError: for shapes, classes or arguments that do not suit the network. Class
                 numbers are looked at on the CPU only.
         """
-        emb, emb_to = self._checked_embed(x, c_noise, c_noise_to, labels, augment_labels)
+        check_images(self.config, x)
         blocks = [*blocks_of(self.enc), *blocks_of(self.dec)]
-        modulations = self._modulations(blocks, emb, emb_to)
-        x, skips, _ = self._encode(x, modulations)
+        if modulation is None:
+            emb = self._checked_embed(len(x), c_noise, c_noise_to, labels, augment_labels)
+            modulations = self._modulations(blocks, *emb)
+        else:
+            modulations = self._handed_out(modulation, blocks, len(x))
+        x, plus, skips = self._encode(x, modulations)
         out: Tensor | None = None
         for size, level in levels(self.dec):
             for name, block in level.items():
-                if name.startswith("block"):
-                    x = torch.cat([x, skips.pop()], dim=1)
-                x = block(x, next(modulations))
+                tail = skips.pop() if name.startswith("block") else None
+                entered, x, plus = block(x, next(modulations), plus, tail)
+                if name == "in0":
+                    skips.append(entered)
             if size in self.outputs:
-                out = self.outputs[size](x, out)
+                out, x = self.outputs[size](x, plus, out)
+                plus = None
         assert out is not None
         return out
+
+    def modulation(
+        self,
+        c_noise: Tensor,
+        c_noise_to: Tensor | None = None,
+        labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        """All that the network is told besides the images, (batch or 1, width); see `forward`.
+
+        Where the same levels come again it can be kept, for example for a grid of them.
+        """
+        batch = max(len(t) for t in (c_noise, c_noise_to, labels, augment_labels) if t is not None)
+        emb = self._checked_embed(batch, c_noise, c_noise_to, labels, augment_labels)
+        blocks = [*blocks_of(self.enc), *blocks_of(self.dec)]
+        pieces = [piece for pieces in self._modulations(blocks, *emb) for piece in pieces]
+        return torch.cat(pieces, dim=1)
 
     def features(
         self,
@@ -162,8 +190,14 @@ class UNet(nn.Module, ABC):
         Returns:
             (batch, C_i, H / 2^i, W / 2^i) for every resolution i.
         """
-        emb, emb_to = self._checked_embed(x, c_noise, c_noise_to, labels, None)
-        return self._encode(x, self._modulations(blocks_of(self.enc), emb, emb_to))[2]
+        check_images(self.config, x)
+        emb = self._checked_embed(len(x), c_noise, c_noise_to, labels, None)
+        modulations = self._modulations(blocks_of(self.enc), *emb)
+        x, plus, entered = self._encode(x, modulations)
+        # A level ends where the block after it enters.
+        ends = accumulate(len(level) for _, level in levels(self.enc))
+        entered.append(settled(x, plus, self.skip_scale))
+        return [entered[end] for end in ends]
 
     def pack(self) -> None:
         """Lays the weights of all blocks' `affine` layers out as one matrix, in the same memory.
@@ -201,74 +235,46 @@ class UNet(nn.Module, ABC):
         pieces = iter(kernels.affine(emb, weights, biases, emb_to, *to, parts))
         return zip(*[pieces] * parts)
 
+    def _handed_out(
+        self, modulation: Tensor, blocks: Sequence[ResBlock], batch: int
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """The pieces of `modulation`, block by block."""
+        parts = 2 if self.config.adaptive_scale else 1
+        sizes = [b.affine.out_features // parts for b in blocks for _ in range(parts)]
+        if modulation.shape not in ((batch, sum(sizes)), (1, sum(sizes))):
+            raise ValueError(
+                f"modulation has shape {tuple(modulation.shape)}; this network takes "
+                f"({batch} or 1, {sum(sizes)})"
+            )
+        return zip(*[iter(modulation.split(sizes, dim=1))] * parts)
+
     def _encode(
         self, x: Tensor, modulations: Iterator[tuple[Tensor, ...]]
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        """The two parts of the last activations (see `ResBlock.forward`), and all blocks' inputs."""
         image = channels_last(x)
-        x = self.input_conv(image)
-        skips, features = [x], []
+        x, plus = self.input_conv(image), None
+        inputs = []
         for size, level in levels(self.enc):
             for name, block in level.items():
-                x = block(x, next(modulations))
+                entered, x, plus = block(x, next(modulations), plus)
+                inputs.append(entered)
                 if name == "down" and size in self.inputs:
-                    x, image = self.inputs[size](x, image)
-                skips.append(x)
-            features.append(x)
-        return x, skips, features
+                    x, image = self.inputs[size](settled(x, plus, self.skip_scale), image)
+                    plus = None
+        return x, plus, inputs
 
     def _checked_embed(
         self,
-        x: Tensor,
-        c_noise: Tensor,
+        batch: int,
+        c_noise: Tensor | None,
         c_noise_to: Tensor | None,
         labels: Tensor | None,
         augment_labels: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        batch = x.shape[0]
-        if x.ndim != 4 or x.shape[1] != self.img_channels:
-            raise ValueError(
-                f"images have shape {tuple(x.shape)}; this network takes "
-                f"(batch, {self.img_channels}, H, W)"
-            )
-        step = 2 ** (len(self.enc) - 1)
-        if x.shape[2] % step or x.shape[3] % step:
-            raise ValueError(
-                f"images have {x.shape[2]}x{x.shape[3]} pixels; height and width must divide by "
-                f"{step}"
-            )
-        _check_levels("c_noise", c_noise, batch)
-        if c_noise_to is not None:
-            if not self.has_destination:
-                raise ValueError(
-                    "c_noise_to was given, but this network has no destination embedding"
-                )
-            _check_levels("c_noise_to", c_noise_to, batch)
-        if labels is not None:
-            self._check_labels(labels, batch)
-        if augment_labels is not None and augment_labels.shape[1:] != (self.augment_dim,):
-            raise ValueError(
-                f"augment_labels have shape {tuple(augment_labels.shape)}; this network takes "
-                f"({batch}, {self.augment_dim})"
-            )
+        check_conditions(self.config, batch, c_noise, c_noise_to, labels, augment_labels)
+        assert c_noise is not None
         return self.embed(c_noise, c_noise_to, labels, augment_labels)
-
-    def _check_labels(self, labels: Tensor, batch: int) -> None:
-        classes = self.label_dim
-        if classes == 0:
-            raise ValueError("labels were given, but this network is unconditional (label_dim=0)")
-        if labels.is_floating_point():
-            if labels.shape not in ((batch, classes), (1, classes)):
-                raise ValueError(
-                    f"float labels have shape {tuple(labels.shape)}; need ({batch}, {classes})"
-                )
-            return
-        if labels.shape != (batch,):
-            raise ValueError(f"integer labels have shape {tuple(labels.shape)}; need ({batch},)")
-        # Looking at numbers on a GPU would wait for it.
-        if labels.device.type == "cpu" and not torch.compiler.is_compiling() and batch:
-            low, high = (int(value) for value in labels.aminmax())
-            if low < 0 or high >= classes:
-                raise ValueError(f"labels range from {low} to {high}; classes are 0..{classes - 1}")
 
     def _label_rows(self, labels: Tensor) -> Tensor:
         assert self.map_label is not None
@@ -291,8 +297,3 @@ def blocks_of(side: nn.ModuleDict) -> list[ResBlock]:
 
 def _to_destination(blocks: Sequence[ResBlock]) -> list[Linear]:
     return [block.affine_to for block in blocks if block.affine_to is not None]
-
-
-def _check_levels(name: str, levels: Tensor, batch: int) -> None:
-    if levels.shape not in ((batch,), (1,)):
-        raise ValueError(f"{name} has shape {tuple(levels.shape)}; need ({batch},) or (1,)")

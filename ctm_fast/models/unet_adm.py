@@ -11,7 +11,7 @@ from .blocks import BlockStyle
 from .configs import ADMConfig
 from .embeddings import PositionalEmbedding
 from .init import Draw, constant, initialise, normal, uniform
-from .layers import Conv2d, Linear, group_norm, norm_act
+from .layers import Conv2d, Linear, group_norm, norm_of_joined
 from .unet import UNet, levels
 
 _EPS = 1e-5
@@ -122,6 +122,9 @@ class Output(nn.Module):
         self.norm = group_norm(channels, _EPS, config.min_group)
         self.conv = Conv2d(channels, config.img_channels, 3)
 
-    def forward(self, x: Tensor, below: Tensor | None) -> Tensor:
-        """(batch, img_channels, H, W) from x (batch, channels, H, W)."""
-        return self.conv(norm_act(x, self.norm))
+    def forward(
+        self, x: Tensor, plus: Tensor | None, below: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """(image, activations) from both parts of the activations, (batch, channels, H, W) each."""
+        h, x = norm_of_joined(x, self.norm, plus)
+        return self.conv(h), x

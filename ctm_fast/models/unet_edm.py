@@ -12,10 +12,11 @@ from .blocks import BlockStyle
 from .configs import SongConfig, resolutions
 from .embeddings import FourierEmbedding, PositionalEmbedding
 from .init import Draw, constant, initialise, normal, xavier_uniform
-from .layers import Conv2d, Linear, Resample, group_norm, norm_act
+from .layers import Conv2d, Linear, Resample, group_norm, norm_of_joined
 from .unet import UNet
 
 _EPS = 1e-6
+SKIP_SCALE = math.sqrt(0.5)
 _GAINS = {"conv1": 1e-5, "proj": 1e-5, "qkv": math.sqrt(0.2)}  # 1 for all other layers
 
 
@@ -40,7 +41,7 @@ class SongUNet(UNet):
         style = BlockStyle(
             emb_channels=emb_channels,
             dropout=config.dropout,
-            skip_scale=math.sqrt(0.5),
+            skip_scale=SKIP_SCALE,
             eps=_EPS,
             min_group=4,
             adaptive_scale=config.adaptive_scale,
@@ -153,7 +154,7 @@ class InputResidual(nn.Module):
         # The filter sees the convolution's values outside the image instead of zeros.
         wider = 1 + self.resample.padding
         image = F.conv2d(image, self.conv.weight, self.conv.bias, padding=wider)
-        x = (x + self.resample(image, padding=0)) * math.sqrt(0.5)
+        x = (x + self.resample(image, padding=0)) * SKIP_SCALE
         return x, x
 
 
@@ -168,12 +169,15 @@ class Output(nn.Module):
         self.conv = Conv2d(channels, img_channels, 3)
         self.resample = Resample(taps, up=True) if enlarge else None
 
-    def forward(self, x: Tensor, below: Tensor | None) -> Tensor:
-        """(batch, img_channels, H, W) from x (batch, channels, H, W)."""
-        out = self.conv(norm_act(x, self.norm))
+    def forward(
+        self, x: Tensor, plus: Tensor | None, below: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """(image, activations) from both parts of the activations, (batch, channels, H, W) each."""
+        h, x = norm_of_joined(x, self.norm, plus, SKIP_SCALE)
+        out = self.conv(h)
         if below is None or self.resample is None:
-            return out
-        return out + self.resample(below)
+            return out, x
+        return out + self.resample(below), x
 
 
 def _inputs(config: SongConfig) -> nn.ModuleDict:

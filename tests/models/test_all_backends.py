@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from ctm_fast import kernels
-from ctm_fast.denoiser import Denoiser
 from ctm_fast.models import net_from_config
 from ctm_fast.models.unet import blocks_of
 from tests.models.test_unet import CONFIGS, each, student
@@ -100,12 +99,3 @@ def test_a_packed_network_is_pickled_as_small_as_any_other():
 def test_networks_in_training_are_not_packed():
     with pytest.raises(ValueError, match="freeze them first"):
         net_from_config(SONG).pack()
-
-
-def test_frozen_denoisers_are_packed():
-    model = Denoiser(net_from_config(SONG))
-    frozen = model.frozen(torch.bfloat16)
-    affine = [block.affine.weight for block in blocks_of(frozen.net.enc)]
-    assert len({weight.untyped_storage().data_ptr() for weight in affine}) == 1
-    ours = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
-    assert len(ours) == len(list(model.parameters()))

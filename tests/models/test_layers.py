@@ -13,7 +13,7 @@ from ctm_fast.models.layers import (
     channels_last,
     group_norm,
     norm_act,
-    norm_of_sum,
+    norm_of_joined,
 )
 from tests.models import reference
 
@@ -64,14 +64,20 @@ def test_norm_act_equals_its_formula(kind):
     assert torch.allclose(norm_act(x, norm, **given), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_norm_of_sum_equals_its_formula():
-    x, residual = draw(3, 8, 5, 4), draw(3, 8, 5, 4, seed=1)
-    norm = group_norm(8, 1e-3, 2).double()
-    normalised, summed = norm_of_sum(x, residual, 0.7, norm)
-    assert torch.allclose(summed, 0.7 * (x + residual), rtol=1e-12)
+@pytest.mark.parametrize("plus", [False, True])
+@pytest.mark.parametrize("tail", [False, True])
+def test_norm_of_joined_equals_its_formula(plus, tail):
+    x, other, skip = draw(3, 8, 5, 4), draw(3, 8, 5, 4, seed=1), draw(3, 4, 5, 4, seed=2)
+    norm = group_norm(12 if tail else 8, 1e-3, 2).double()
+    y, joined = norm_of_joined(
+        x, norm, other if plus else None, 0.7, skip if tail else None, act=False
+    )
+    expected = 0.7 * (x + other) if plus else x
+    expected = torch.cat([expected, skip], 1) if tail else expected
+    assert torch.allclose(joined, expected, rtol=1e-12)
     state = {"n." + name: value for name, value in norm.state_dict().items()}
-    expected = reference.normalise(state, "n", summed, 1e-3, 4)
-    assert torch.allclose(normalised, expected, rtol=1e-10, atol=1e-12)
+    expected = reference.normalise(state, "n", joined, 1e-3, norm.num_groups)
+    assert torch.allclose(y, expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("with_bias", [False, True])

@@ -1,0 +1,83 @@
+"""Convolutions whose weights lie in oneDNN's own order; the only file with its private ops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SMALL = 4  # a batch below it and one from it on have a packed weight each: oneDNN's order differs
+
+_OPS = torch.ops.mkldnn
+ABSENT: str | None = None
+"""Why weights cannot be packed here, or None if they can."""
+if not torch.backends.mkldnn.is_available():
+    ABSENT = "this PyTorch was built without oneDNN"
+elif not all(hasattr(_OPS, n) for n in ("_reorder_convolution_weight", "_convolution_pointwise")):
+    ABSENT = f"PyTorch {torch.__version__} has no packed convolutions"
+
+
+class PackedConv2d(nn.Conv2d):
+    """A convolution that packs its weight when it is first run on a CPU without gradients.
+
+    Same parameters and results as the convolution it replaces. With gradients, on other devices
+    and where packing is impossible it is that convolution. A changed weight is packed again.
+
+    Args:
+        conv: any `nn.Conv2d`; weight and bias are shared with it.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update({k: v for k, v in conv.__dict__.items() if k not in self.__dict__})
+        self.weight, self.bias = conv.weight, conv.bias
+        self.training = conv.training
+        self._packs: dict[bool, tuple[int, Tensor | None]] = {}
+        zeros = isinstance(conv.padding, tuple) and conv.padding_mode == "zeros"
+        self._possible = zeros and ABSENT is None
+        self._how = (conv.padding, conv.stride, conv.dilation, conv.groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convolution of x (batch, C, H, W)."""
+        if x.is_cpu and self._possible and not (torch.is_grad_enabled() and x.requires_grad):
+            packed = self._packed(x)
+            if packed is not None:
+                how = self._how
+                return _OPS._convolution_pointwise(x, packed, self.bias, *how, "none", [], "")
+        return super().forward(x)
+
+    def _packed(self, x: Tensor) -> Tensor | None:
+        """Weight in the order that suits x; None if there is no such thing for x."""
+        weight = self.weight
+        found = self._packs.get(x.shape[0] < SMALL)
+        if found is not None and found[0] == weight._version:
+            return found[1]
+        usable = x.dtype == weight.dtype and not weight.requires_grad and x.numel() > 0
+        if not usable or torch.compiler.is_compiling():
+            return None
+        packed: Tensor | None
+        try:
+            packed = _OPS._reorder_convolution_weight(weight.detach(), *self._how, list(x.shape))
+        except RuntimeError:  # this processor cannot compute in that dtype
+            packed = None
+        self._packs[x.shape[0] < SMALL] = (weight._version, packed)
+        return packed
+
+    def _apply(self, fn: Any, recurse: bool = True) -> PackedConv2d:
+        self._packs = {}
+        super()._apply(fn, recurse)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the packed weights, which cannot be stored."""
+        return {**self.__dict__, "_packs": {}}
+
+
+def pack_convolutions(net: nn.Module) -> nn.Module:
+    """Replaces every convolution inside `net` by a `PackedConv2d`, in place; returns `net`."""
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Conv2d) and not isinstance(child, PackedConv2d):
+                setattr(parent, name, PackedConv2d(child))
+    return net
