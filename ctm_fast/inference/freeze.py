@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..denoiser import Denoiser
-from ..models.unet import UNet
+from ..models.unet import UNet, blocks_of
 from .packed import pack_convolutions
 from .tables import Tabulated
 
@@ -43,6 +43,7 @@ def freeze(
     dtype: DType = "fast",
     device: torch.device | str | None = None,
     *,
+    batch: int = 1,
     release: bool = False,
     tolerance: float | None = None,
 ) -> Network:
@@ -53,19 +54,20 @@ def freeze(
     they cost nothing. A frozen `Denoiser` called with numbers as levels keeps what its network
     makes of them (see `Tabulated`). Changed weights are respected, but it is not meant to learn.
 
-    One random batch is run through both networks.
+    One random batch is run through both networks, which also packs the weights for its size.
 
     Args:
         model: a `Denoiser`, or one of our networks.
         dtype: of the weights; "fast" for `fast_dtype` of the device, None to leave them as they
             are. Inputs and outputs of a Denoiser stay in the dtype of x.
         device: where the copy lies; None for where the model is.
+        batch: images of that batch, for example as many as it will be called with; >= 1.
         release: convert the model itself instead of a copy, which needs no second one in memory.
         tolerance: largest root mean square of the difference, as a share of the output's; by
             default 0.05 in bfloat16, 0.01 in float16, 1e-4 in float32.
 
     Raises:
-        ValueError: for another kind of model, or if the two disagree by more.
+        ValueError: for another kind of model, a bad dtype or batch, or if the two disagree by more.
     """
     net = model.net if isinstance(model, Denoiser) else model
     if not isinstance(net, UNet):
@@ -77,8 +79,10 @@ def freeze(
     chosen = fast_dtype(device) if dtype == "fast" else dtype or first.dtype
     if chosen not in TOLERANCE:
         raise ValueError(f"dtype is {chosen}; choose from {sorted(map(str, TOLERANCE))} or 'fast'")
+    if batch < 1:
+        raise ValueError(f"batch is {batch}; it must be at least 1")
     with torch.inference_mode(False), torch.no_grad():
-        given = _random_call(net)
+        given = _random_call(net, batch)
         expected = _run(net, given)
         twin = net if release else _copied(net, chosen, device)
         _convert(twin, chosen, device)
@@ -105,19 +109,22 @@ def _convert(net: UNet, dtype: torch.dtype, device: torch.device) -> None:
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "cpu":
         pack_convolutions(net)
+    for block in (*blocks_of(net.enc), *blocks_of(net.dec)):
+        # oneDNN adds a bias for nothing, cuDNN in a pass of its own.
+        block.bias_in_norm = device.type == "cuda"
     net.pack()
 
 
-def _random_call(net: UNet) -> dict[str, Tensor]:
+def _random_call(net: UNet, batch: int) -> dict[str, Tensor]:
     """Arguments of one call, drawn for this network; the same ones every time."""
     generator = torch.Generator().manual_seed(0)
-    size, batch = net.img_resolution, 2
+    size = net.img_resolution
     given = {
         "x": torch.randn(batch, net.img_channels, size, size, generator=generator),
-        "c_noise": torch.tensor([0.3, -0.6]),
+        "c_noise": torch.linspace(0.3, -0.9, batch),
     }
     if net.has_destination:
-        given["c_noise_to"] = torch.tensor([-0.2, -1.2])
+        given["c_noise_to"] = torch.linspace(-0.2, -1.6, batch)
     if net.label_dim:
         given["labels"] = torch.randint(net.label_dim, (batch,), generator=generator)
     return given

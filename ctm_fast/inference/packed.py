@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SMALL = 4  # a batch below it and one from it on have a packed weight each: oneDNN's order differs
+MOST = 3  # packed weights per convolution, one for each shape of its input
 
 _OPS = torch.ops.mkldnn
 ABSENT: str | None = None
@@ -21,8 +21,9 @@ elif not all(hasattr(_OPS, n) for n in ("_reorder_convolution_weight", "_convolu
 class PackedConv2d(nn.Conv2d):
     """A convolution that packs its weight when it is first run on a CPU without gradients.
 
-    Same parameters and results as the convolution it replaces. With gradients, on other devices
-    and where packing is impossible it is that convolution. A changed weight is packed again.
+    Same parameters and results as the convolution it replaces. With gradients, on other devices,
+    for more than `MOST` shapes and where packing is impossible it is that convolution. A changed
+    weight is packed again.
 
     Args:
         conv: any `nn.Conv2d`; weight and bias are shared with it.
@@ -33,7 +34,7 @@ class PackedConv2d(nn.Conv2d):
         self.__dict__.update({k: v for k, v in conv.__dict__.items() if k not in self.__dict__})
         self.weight, self.bias = conv.weight, conv.bias
         self.training = conv.training
-        self._packs: dict[bool, tuple[int, Tensor | None]] = {}
+        self._packs: dict[torch.Size, tuple[int, Tensor | None]] = {}
         zeros = isinstance(conv.padding, tuple) and conv.padding_mode == "zeros"
         self._possible = zeros and ABSENT is None
         self._how = (conv.padding, conv.stride, conv.dilation, conv.groups)
@@ -49,19 +50,21 @@ class PackedConv2d(nn.Conv2d):
 
     def _packed(self, x: Tensor) -> Tensor | None:
         """Weight in the order that suits x; None if there is no such thing for x."""
-        weight = self.weight
-        found = self._packs.get(x.shape[0] < SMALL)
+        weight, packs = self.weight, self._packs
+        found = packs.get(x.shape)
         if found is not None and found[0] == weight._version:
             return found[1]
-        usable = x.dtype == weight.dtype and not weight.requires_grad and x.numel() > 0
-        if not usable or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or weight.requires_grad or x.dtype != weight.dtype:
+            return None
+        # A weight in the order of another shape would be right too, but up to 200 times slower.
+        if x.numel() == 0 or (found is None and len(packs) == MOST):
             return None
         packed: Tensor | None
         try:
             packed = _OPS._reorder_convolution_weight(weight.detach(), *self._how, list(x.shape))
         except RuntimeError:  # this processor cannot compute in that dtype
             packed = None
-        self._packs[x.shape[0] < SMALL] = (weight._version, packed)
+        packs[x.shape] = (weight._version, packed)
         return packed
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedConv2d:

@@ -59,6 +59,7 @@ class ResBlock(nn.Module):
         self.dropout = style.dropout
         self.skip_scale = style.skip_scale
         self.adaptive_scale = style.adaptive_scale
+        self.bias_in_norm = False  # where a convolution's own bias is a pass over the image
         self.num_heads = _heads(out_channels, style.channels_per_head) if attention else 0
         width = out_channels * (2 if style.adaptive_scale else 1)
         self.norm0 = group_norm(in_channels, style.eps, style.min_group)
@@ -98,13 +99,15 @@ class ResBlock(nn.Module):
         h, entered = norm_of_joined(x, self.norm0, plus, self.skip_scale, tail)
         if self.resample is not None:
             h = self.resample(h)
-        h = self.conv0(h)
+        inside = self.bias_in_norm and self.conv0.bias is not None
+        bias = self.conv0.bias[None] if inside else None
+        h = self.conv0.without_bias(h) if inside else self.conv0(h)
         if self.adaptive_scale:
             scale, shift = modulation
-            h = norm_act(h, self.norm1, scale=scale, shift=shift)
+            h = norm_act(h, self.norm1, bias=bias, scale=scale, shift=shift)
         else:
-            (bias,) = modulation
-            h = norm_act(h, self.norm1, bias=bias)
+            (told,) = modulation
+            h = norm_act(h, self.norm1, bias=told if bias is None else told + bias)
         if self.dropout and self.training:
             h = F.dropout(h, self.dropout)
         h, x = self.conv1(h), self._shortcut(entered)

@@ -18,6 +18,10 @@ class Conv2d(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 
+    def without_bias(self, x: Tensor) -> Tensor:
+        """The convolution of x (batch, C, H, W) alone, for a caller that adds the bias later."""
+        return self._conv_forward(x, self.weight, None)
+
     def reset_parameters(self) -> None:
         """Nothing: PyTorch would draw from the global random state here."""
 

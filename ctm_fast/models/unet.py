@@ -251,7 +251,7 @@ class UNet(nn.Module, ABC):
     def _encode(
         self, x: Tensor, modulations: Iterator[tuple[Tensor, ...]]
     ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
-        """The two parts of the last activations (see `ResBlock.forward`), and all blocks' inputs."""
+        """Both parts of the last activations (see `ResBlock.forward`), and all blocks' inputs."""
         image = channels_last(x)
         x, plus = self.input_conv(image), None
         inputs = []

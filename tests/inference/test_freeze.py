@@ -128,6 +128,12 @@ def test_not_a_number_is_refused():
         freeze(net)
 
 
+def test_weights_are_packed_for_the_batch():
+    frozen = freeze(network(), batch=5)
+    kept = {shape[0] for m in frozen.modules() if isinstance(m, PackedConv2d) for shape in m._packs}
+    assert kept == {5}
+
+
 def test_untrained_networks_can_be_frozen():
     freeze(net_from_config(SONG))
 
@@ -137,6 +143,7 @@ def test_untrained_networks_can_be_frozen():
     [
         (nn.Linear(2, 2), {}, "a Denoiser or a network of ctm_fast.models, got Linear"),
         (None, {"dtype": torch.int8}, "dtype is torch.int8; choose from"),
+        (None, {"batch": 0}, "batch is 0"),
     ],
 )
 def test_bad_arguments(model, options, message):

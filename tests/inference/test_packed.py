@@ -39,14 +39,17 @@ def test_it_equals_the_convolution(dtype, layout, options, batch):
     assert layer(x).dtype == dtype
 
 
-def test_it_uses_the_packed_weight():
+def test_it_packs_one_weight_for_each_of_a_few_shapes():
     assert packed.ABSENT is None
     layer = PackedConv2d(conv())
-    layer(image(2))
-    kept = layer._packed(image(2))
-    assert kept is not None and kept.is_mkldnn
-    assert layer._packed(image(3)) is kept
-    assert layer._packed(image(4)) is not kept
+    for batch in range(1, packed.MOST + 3):
+        x = image(batch)
+        layer(x)
+        kept = layer._packed(x)
+        assert kept is layer._packed(x)
+        assert (kept is None) == (batch > packed.MOST)
+        assert kept is None or kept.is_mkldnn
+    assert len(layer._packs) == packed.MOST
 
 
 def test_a_changed_weight_is_packed_again():

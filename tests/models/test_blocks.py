@@ -87,6 +87,17 @@ def test_one_embedding_row_serves_the_batch():
     )
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_the_first_bias_may_be_left_to_the_norm(adaptive):
+    layer = block(dataclasses.replace(STYLE, adaptive_scale=adaptive))
+    x, given = draw(3, 8, 4, 4), modulation(layer, draw(3, 6, seed=1))
+    expected, seen = output(layer, x, given), []
+    layer.bias_in_norm = True
+    layer.conv0.register_forward_hook(lambda *_: seen.append(1))
+    torch.testing.assert_close(output(layer, x, given), expected, rtol=1e-10, atol=1e-12)
+    assert not seen
+
+
 def test_input_is_left_alone():
     layer, x = block(outer=8, attention=True), draw(3, 8, 4, 4)
     given = modulation(layer, draw(3, 6, seed=1))
