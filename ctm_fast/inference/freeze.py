@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..denoiser import Denoiser
 from ..models.unet import UNet, blocks_of
+from .heap import keep_heap
 from .packed import pack_convolutions
 from .tables import Tabulated
 
@@ -109,6 +110,7 @@ def _convert(net: UNet, dtype: torch.dtype, device: torch.device) -> None:
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "cpu":
         pack_convolutions(net)
+        keep_heap()
     for block in (*blocks_of(net.enc), *blocks_of(net.dec)):
         # oneDNN adds a bias for nothing, cuDNN in a pass of its own.
         block.bias_in_norm = device.type == "cuda"

@@ -1,0 +1,48 @@
+"""Freed memory stays with the process; in processes of their own, since malloc is global."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from ctm_fast.inference import heap
+
+FAULTS = """
+import resource, sys, torch
+from ctm_fast.inference.heap import keep_heap
+kept = keep_heap() if sys.argv[1] == "keep" else False
+def work():
+    return [torch.ones(6 << 20, dtype=torch.uint8) for _ in range(8)]
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    work()
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+
+
+def faults(mode, **environment):
+    command = [sys.executable, "-c", FAULTS, mode]
+    clean = {"PATH": "/usr/bin", **environment}
+    done = subprocess.run(command, env=clean, capture_output=True, text=True, check=True)
+    kept, count = done.stdout.split()
+    return kept == "True", int(count)
+
+
+@glibc
+def test_memory_is_not_asked_for_again():
+    kept, few = faults("keep")
+    assert kept
+    assert 4 * few < faults("leave")[1]
+
+
+@glibc
+def test_settings_of_the_user_stay():
+    assert not faults("keep", MALLOC_TRIM_THRESHOLD_="1000000")[0]
+
+
+def test_other_libraries_are_left_alone(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert not heap.keep_heap()
