@@ -9,11 +9,10 @@ import pytest
 from ctm_fast.inference import heap
 
 FAULTS = """
-import resource, sys, torch
-from ctm_fast.inference.heap import keep_heap
-kept = keep_heap() if sys.argv[1] == "keep" else False
+import resource, runpy, sys
+kept = sys.argv[1] == "keep" and runpy.run_path(sys.argv[2])["keep_heap"]()
 def work():
-    return [torch.ones(6 << 20, dtype=torch.uint8) for _ in range(8)]
+    return [b"x" * (6 << 20) for _ in range(8)]
 work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(4):
@@ -24,7 +23,7 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C 
 
 
 def faults(mode, **environment):
-    command = [sys.executable, "-c", FAULTS, mode]
+    command = [sys.executable, "-c", FAULTS, mode, heap.__file__]
     clean = {"PATH": "/usr/bin", **environment}
     done = subprocess.run(command, env=clean, capture_output=True, text=True, check=True)
     kept, count = done.stdout.split()
