@@ -128,7 +128,7 @@ class ResBlock(nn.Module):
 
 def settled(x: Tensor, plus: Tensor | None, factor: float) -> Tensor:
     """factor (x + plus), shape of x; x itself where there is nothing to add."""
-    return x if plus is None else (x + plus) * factor  # TODO(lead): join
+    return x if plus is None else kernels.join(x, None, plus, factor)
 
 
 def _heads(channels: int, channels_per_head: int) -> int:

@@ -181,11 +181,7 @@ def norm_of_joined(
     args = (norm.num_groups, norm.weight, norm.bias, norm.eps, None, None, None, act)
     if plus is None and tail is None:
         return kernels.group_norm(x, *args), x
-    if tail is not None:  # TODO(lead): group_norm(tail=)
-        x = x if plus is None else (x + plus) * factor
-        x = torch.cat([x, tail], 1)
-        return kernels.group_norm(x, *args), x
-    return kernels.group_norm(x, *args, plus, factor)
+    return kernels.group_norm(x, *args, plus, factor, tail)
 
 
 def channels_last(x: Tensor) -> Tensor:
