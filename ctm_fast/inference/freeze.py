@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..denoiser import Denoiser
 from ..models.unet import UNet, blocks_of
+from .fp8 import fp8_pointwise
 from .heap import keep_heap
 from .packed import pack_convolutions
 from .tables import Tabulated
@@ -47,6 +48,7 @@ def freeze(
     batch: int = 1,
     release: bool = False,
     tolerance: float | None = None,
+    fp8: bool = False,
 ) -> Network:
     """A copy of a network that is only run: same call, same state dict, faster.
 
@@ -66,9 +68,12 @@ def freeze(
         release: convert the model itself instead of a copy, which needs no second one in memory.
         tolerance: largest root mean square of the difference, as a share of the output's; by
             default 0.05 in bfloat16, 0.01 in float16, 1e-4 in float32.
+        fp8: multiply by 1x1 convolutions in 8 bits, for a teacher on a recent GPU; loses accuracy,
+            see `inference.fp8`.
 
     Raises:
-        ValueError: for another kind of model, a bad dtype or batch, or if the two disagree by more.
+        ValueError: for another kind of model, a bad dtype or batch, or if the two disagree by more;
+            where 8 bits are impossible or lose too much.
     """
     net = model.net if isinstance(model, Denoiser) else model
     if not isinstance(net, UNet):
@@ -88,6 +93,8 @@ def freeze(
         twin = net if release else _copied(net, chosen, device)
         _convert(twin, chosen, device)
         _compare(_run(twin, given), expected, TOLERANCE[chosen] if tolerance is None else tolerance)
+        if fp8:
+            fp8_pointwise(twin, lambda: _run(twin, given))
     if not isinstance(model, Denoiser):
         return twin  # type: ignore[return-value]
     frozen = Tabulated(model, twin)

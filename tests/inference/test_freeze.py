@@ -1,6 +1,7 @@
 """Frozen networks equal the originals and are laid out for the machine."""
 
 import copy
+import dataclasses
 import pickle
 import weakref
 
@@ -11,6 +12,7 @@ from torch import nn
 import ctm_fast as cf
 from ctm_fast.denoiser import Denoiser
 from ctm_fast.inference import PackedConv2d, fast_dtype, freeze
+from ctm_fast.inference.fp8 import Fp8Pointwise
 from ctm_fast.models import net_from_config
 from ctm_fast.models.unet import blocks_of
 from tests.models.test_unet import CONFIGS
@@ -171,6 +173,19 @@ def test_a_frozen_network_can_be_frozen_again():
     once = freeze(network(), torch.float32)
     twice = freeze(once, torch.float32)
     assert torch.equal(once(*given()), twice(*given()))
+
+
+def test_eight_bits():
+    wide = dataclasses.replace(SONG, model_channels=32)
+    net = randomised(wide).float()
+    frozen = freeze(net, torch.bfloat16, fp8=True)
+    assert any(isinstance(m, Fp8Pointwise) for m in frozen.modules())
+    x, c_noise, _, labels = given()
+    expected = freeze(net, torch.bfloat16)(x.bfloat16(), c_noise, None, labels).float()
+    error = (frozen(x.bfloat16(), c_noise, None, labels) - expected).norm()
+    assert 0 < error <= 0.1 * expected.norm()
+    with pytest.raises(ValueError, match=r"torch\.bfloat16; this one is in torch\.float32"):
+        freeze(net, torch.float32, fp8=True)
 
 
 def test_it_is_public():
