@@ -125,7 +125,7 @@ std::string cpu_target() {
 
 PYBIND11_MODULE(_native, module) {
   module.doc() = "Compiled kernels of ctm_fast.";
-  module.attr("interface") = 3;
+  module.attr("interface") = 4;
   module.attr("compiler") = CTM_FAST_COMPILER;
   module.attr("cpu_target") = cpu_target();
 #if defined(_OPENMP)
@@ -144,6 +144,8 @@ PYBIND11_MODULE(_native, module) {
   module.def("jump", &jump);
   module.def("jump_backward", &jump_backward);
   bind_group_norm(module);
+  bind_normal(module);
+  bind_optimizer(module);
 }
 
 }  // namespace ctm_fast

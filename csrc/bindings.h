@@ -6,5 +6,8 @@
 namespace ctm_fast {
 
 void bind_group_norm(pybind11::module_& module);
+void bind_group_norm_call(pybind11::module_& module);
+void bind_normal(pybind11::module_& module);
+void bind_optimizer(pybind11::module_& module);
 
 }  // namespace ctm_fast

@@ -68,8 +68,20 @@ void forward(const Args& args, double eps, Address residual, Address summed, Add
              Address mean, Address rstd, int threads) {
   const GroupNorm op = group_norm(args, threads);
   if (!y || !mean || !rstd || (residual && !summed)) throw std::invalid_argument("null address");
-  const Results results{address<void>(residual), address<void>(y), address<void>(summed),
-                        address(mean), address(rstd)};
+  Results results{{}, address<void>(y), address(mean), address(rstd)};
+  if (residual) {
+    results.join = {op.x,
+                    address<void>(residual),
+                    nullptr,
+                    address<void>(summed),
+                    op.batch,
+                    op.channels,
+                    op.channels,
+                    op.pixels,
+                    op.dtype,
+                    op.channels_last,
+                    op.residual_scale};
+  }
   const py::gil_scoped_release release;
   group_norm_cpu(op, eps, results, threads);
 }
@@ -88,12 +100,40 @@ void backward(const Args& args, Address dy, Address dsummed, Address mean, Addre
                           address(rstd), gradients, threads);
 }
 
+// x, residual, tail, joined, (batch, channels of x, all channels, pixels), dtype, channels_last
+void join(Address x, Address residual, Address tail, Address joined,
+          const std::tuple<Int, Int, Int, Int>& sizes, int code, bool channels_last, float scale,
+          int threads) {
+  const auto [batch, head, channels, pixels] = sizes;
+  const Join join{address<void>(x),
+                  address<void>(residual),
+                  address<void>(tail),
+                  address<void>(joined),
+                  batch,
+                  head,
+                  channels,
+                  pixels,
+                  dtype(code),
+                  channels_last,
+                  scale};
+  if (batch < 1 || head < 1 || channels < head || pixels < 1 ||
+      channels > std::numeric_limits<Int>::max() / 16 / batch / pixels) {
+    throw std::invalid_argument("sizes must be positive and not overflow, channels hold x's");
+  }
+  if (!x || !joined || (channels > head && !tail)) throw std::invalid_argument("null address");
+  if (threads < 1) throw std::invalid_argument("at least one thread is needed");
+  const py::gil_scoped_release release;
+  join_cpu(join, threads);
+}
+
 }  // namespace
 
 void bind_group_norm(py::module_& module) {
   module.def("group_norm", &forward);
   module.def("group_norm_backward", &backward);
   module.def("group_norm_use", &group_norm_use);
+  module.def("join", &join);
+  bind_group_norm_call(module);
 }
 
 }  // namespace ctm_fast

@@ -17,7 +17,8 @@ struct Factor {
 };
 
 struct GroupNorm {
-  const void* x;  // (batch, pixels, channels) if channels_last, else (batch, channels, pixels)
+  // (batch, pixels, channels) if channels_last, else (batch, channels, pixels)
+  const void* x;
   Factor weight, bias;  // stride 0: one row for all samples
   Factor scale, shift, pre;
   std::int64_t batch, channels, pixels, groups;
@@ -26,11 +27,22 @@ struct GroupNorm {
   float residual_scale;
 };
 
-// summed = residual_scale (x + residual) is normalised in place of x, unless residual is nullptr;
-// mean and rstd are (batch, groups).
+// joined, of all `channels`: the first `head` of them are scale (x + residual), or x itself if
+// residual is nullptr, and the others are tail's.
+struct Join {
+  const void *x, *residual, *tail;
+  void* joined;
+  std::int64_t batch, head, channels, pixels;
+  Dtype dtype;
+  bool channels_last;
+  float scale;
+};
+
+// If join.joined is not nullptr it is written, and normalised in place of x. mean and rstd are
+// (batch, groups), or nullptr where they are not wanted.
 struct Results {
-  const void* residual;
-  void *y, *summed;
+  Join join;
+  void* y;
   float *mean, *rstd;
 };
 
@@ -39,6 +51,8 @@ struct Gradients {
   float *weight, *bias;        // (channels,)
   float *scale, *shift, *pre;  // (batch, channels), or nullptr where not wanted
 };
+
+void join_cpu(const Join& join, int threads);
 
 void group_norm_cpu(const GroupNorm& op, double eps, const Results& results, int threads);
 

@@ -21,12 +21,15 @@ CTM_FAST_FLAT void widen_all(const void* from, Int offset, Target to, Int count)
   for (Int i = 0; i < count; ++i) to[i] = widen(halves[i]);
 }
 
+// kExact: 1 / pixels is a power of two, and the product is the quotient.
+template <bool kExact>
 CTM_FAST_FLAT void merge(Totals mean, Totals squares, double seen, double pixels, Target center,
                          Target first, Target second, Int count) {
   // Chan, Golub and LeVeque 1979, Eqs. 2.1a and 2.1b.
-  const double share = pixels / (seen + pixels), between = seen * share;
+  const double share = pixels / (seen + pixels), between = seen * share, inverse = 1.0 / pixels;
   for (Int c = 0; c < count; ++c) {
-    const double shift = first[c] / pixels, delta = center[c] + shift - mean[c];
+    const double shift = kExact ? first[c] * inverse : first[c] / pixels;
+    const double delta = center[c] + shift - mean[c];
     const double inner = second[c] - first[c] * shift;
     mean[c] += delta * share;
     squares[c] += (inner > 0.0 ? inner : 0.0) + delta * delta * between;
@@ -92,8 +95,11 @@ CTM_FAST_CLONES const float* read_factor(const Factor& factor, Int offset, float
 
 CTM_FAST_CLONES void merge_moments(const Moments& seen, Int pixels, float* center, float* sums,
                                    float* squares, Int count) {
-  merge(seen.mean, seen.squares, static_cast<double>(seen.pixels), static_cast<double>(pixels),
-        center, sums, squares, count);
+  const auto before = static_cast<double>(seen.pixels), now = static_cast<double>(pixels);
+  if ((pixels & (pixels - 1)) == 0)
+    merge<true>(seen.mean, seen.squares, before, now, center, sums, squares, count);
+  else
+    merge<false>(seen.mean, seen.squares, before, now, center, sums, squares, count);
 }
 
 CTM_FAST_CLONES void set_coefficients(const Factors& f, const double* mean, const double* rstd,

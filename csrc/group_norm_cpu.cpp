@@ -11,6 +11,7 @@
 
 #include "group_norm_blocks.h"
 #include "group_norm_channels.h"
+#include "group_norm_join.h"
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -27,16 +28,17 @@ constexpr Int kSerialBytes = 1 << 16;  // below this, waking threads costs more
 enum Level { kPlain, kAvx512, kAvx512Bfloat16 };
 std::atomic<Level> level{kAvx512Bfloat16};
 
-const Kernels& kernels_for(const GroupNorm& op) {
+const Kernels& kernels_for(Dtype dtype, bool per_row, bool act) {
   for (Level wide = level; wide > kPlain; wide = static_cast<Level>(wide - 1)) {
-    const Kernels* found =
-        wide_kernels(op.dtype, !op.channels_last, op.act, wide == kAvx512Bfloat16);
+    const Kernels* found = wide_kernels(dtype, per_row, act, wide == kAvx512Bfloat16);
     if (found != nullptr) return *found;
   }
   return kPortable;
 }
 
-Int bytes_of(Dtype dtype) { return dtype == Dtype::float32 ? 4 : 2; }
+const Kernels& kernels_for(const GroupNorm& op) {
+  return kernels_for(op.dtype, !op.channels_last, op.act);
+}
 
 template <class T>
 T* at(const GroupNorm& op, T* images, Int offset) {
@@ -51,6 +53,10 @@ Factors factors_of(const GroupNorm& op, const Part& part, Scratch& s) {
   return {read(op.weight, Scratch::kWeight), read(op.bias, Scratch::kBias),
           read(op.scale, Scratch::kScale), read(op.shift, Scratch::kShift),
           read(op.pre, Scratch::kPre)};
+}
+
+const void* normalised(const GroupNorm& op, const Results& results) {
+  return results.join.joined == nullptr ? op.x : results.join.joined;
 }
 
 template <class T>
@@ -70,13 +76,11 @@ void channel_moments(const GroupNorm& op, const Part& part, const Results& resul
   float* moments = cleared(s.row(Scratch::kMoments), part);
   float* center = cleared(s.row(Scratch::kCenter), part);
   each_block(op, part, [&](const Block& block) {
-    const void* x = at(op, op.x, block.offset);
-    if (results.residual != nullptr) {
-      void* summed = at(op, results.summed, block.offset);
-      kernels.add(block.tile, x, at(op, results.residual, block.offset), op.residual_scale, summed);
-      x = summed;
-    }
     const Int c = block.channel, n = block.channels;
+    if (results.join.joined != nullptr)
+      join_region(kernels, results.join,
+                  {part.sample, part.first + c, n, block.pixel, block.pixels});
+    const void* x = at(op, normalised(op, results), block.offset);
     if (block.pixel == 0) {
       kernels.moments(block.tile, x, center + c, sums + c, moments + c);
       for (Int i = c; i < c + n; ++i) {
@@ -110,15 +114,15 @@ void forward(const GroupNorm& op, const Part& part, double eps, const Results& r
       sum += squares[c] + pixels * delta * delta;
     }
     const double rstd = 1.0 / std::sqrt(sum / (pixels * depth) + eps);
-    results.mean[first_group + g] = static_cast<float>(middle);
-    results.rstd[first_group + g] = static_cast<float>(rstd);
+    if (results.mean != nullptr) results.mean[first_group + g] = static_cast<float>(middle);
+    if (results.rstd != nullptr) results.rstd[first_group + g] = static_cast<float>(rstd);
     std::fill_n(means + g * depth, depth, middle);
     std::fill_n(rstds + g * depth, depth, rstd);
   }
   float *center = s.row(Scratch::kCenter), *a = s.row(Scratch::kA), *b = s.row(Scratch::kB);
   set_coefficients(f, means, rstds, center, a, b, part.count);
 
-  const void* x = results.residual == nullptr ? op.x : results.summed;
+  const void* x = normalised(op, results);
   each_block(op, part, [&](const Block& block) {
     const Int c = block.channel;
     kernels.normalise(block.tile, at(op, x, block.offset), {center + c, a + c, b + c},
@@ -228,6 +232,11 @@ void each_part(const GroupNorm& op, int threads, Work work) {
 }
 
 }  // namespace
+
+void join_cpu(const Join& join, int threads) {
+  const Kernels& kernels = kernels_for(join.dtype, !join.channels_last, false);
+  join_all(kernels, join, join_bytes(join) < kSerialBytes ? 1 : threads);
+}
 
 void group_norm_cpu(const GroupNorm& op, double eps, const Results& results, int threads) {
   each_part(op, threads,

@@ -4,6 +4,7 @@
 #include "group_norm_rows.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "simd.h"
 
@@ -171,15 +172,32 @@ CTM_FAST_FLAT void scale_of(Target x, float scale, Int count) {
   for (Int i = 0; i < count; ++i) x[i] *= scale;
 }
 
-CTM_FAST_CLONES void add(const Tile& tile, const void* x, const void* residual, float scale,
-                         void* summed) {
-  each_piece(tile, [&](const Piece& piece) CTM_FAST_FLAT_LAMBDA {
-    float buffers[3][kPiece];
-    float* to = target(tile.dtype, summed, piece, buffers[2]);
-    add_of(load(tile.dtype, x, piece, buffers[0]), load(tile.dtype, residual, piece, buffers[1]),
-           scale, to, piece.count());
-    store(tile.dtype, to, summed, piece);
-  });
+void copy(const Tile& tile, const void* x, void* to, Int to_stride) {
+  const Int bytes = tile.dtype == Dtype::float32 ? 4 : 2;
+  const char* from = static_cast<const char*>(x);
+  for (Int r = 0; r < tile.rows; ++r)
+    std::memcpy(static_cast<char*>(to) + r * to_stride * bytes, from + r * tile.stride * bytes,
+                tile.width * bytes);
+}
+
+CTM_FAST_CLONES void join(const Tile& tile, const void* x, const void* residual, float scale,
+                          void* joined, Int to_stride) {
+  if (residual == nullptr) return copy(tile, x, joined, to_stride);
+  // Rows that follow each other without a gap in one image only are taken one by one.
+  const bool together = tile.stride == to_stride;
+  for (Int r = 0; r < tile.rows; r += together ? tile.rows : 1) {
+    Tile part = tile;
+    if (!together) part.rows = 1;
+    each_piece(part, [&](const Piece& piece) CTM_FAST_FLAT_LAMBDA {
+      float buffers[3][kPiece];
+      const Piece from{r * tile.stride + piece.offset, 0, piece.rows, piece.width};
+      const Piece to{r * to_stride + piece.offset, 0, piece.rows, piece.width};
+      float* values = target(tile.dtype, joined, to, buffers[2]);
+      add_of(load(tile.dtype, x, from, buffers[0]), load(tile.dtype, residual, from, buffers[1]),
+             scale, values, piece.count());
+      store(tile.dtype, values, joined, to);
+    });
+  }
 }
 
 CTM_FAST_FLAT void moments_of_columns(const Tile& tile, const void* x, const float* center,
@@ -266,6 +284,6 @@ CTM_FAST_CLONES void input_grad(const Tile& tile, const void* x, const void* dy,
 
 }  // namespace
 
-const Kernels kPortable = {&add, &moments, &normalise, &grad_moments, &input_grad};
+const Kernels kPortable = {&join, &moments, &normalise, &grad_moments, &input_grad};
 
 }  // namespace ctm_fast

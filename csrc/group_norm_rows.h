@@ -34,8 +34,9 @@ struct InputGradient {
 };
 
 struct Kernels {
-  // summed = scale (x + residual)
-  void (*add)(const Tile& tile, const void* x, const void* residual, float scale, void* summed);
+  // to = scale (x + residual), or x if residual is nullptr; rows of `to` are to_stride apart
+  void (*join)(const Tile& tile, const void* x, const void* residual, float scale, void* to,
+               std::int64_t to_stride);
   // sums += x - center; squares += (x - center)^2
   void (*moments)(const Tile& tile, const void* x, const float* center, float* sums,
                   float* squares);

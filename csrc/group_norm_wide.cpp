@@ -97,14 +97,30 @@ struct Wide {
     return kPerRow ? all(values[r]) : Float32::load(values + i, mask);
   }
 
-  static void add(const Tile& tile, const void* x, const void* residual, float scale,
-                  void* summed) {
-    for (Int r = 0; r < tile.rows; ++r) {
-      const Type *a = row(x, tile, r), *b = row(residual, tile, r);
-      Type* to = row(summed, tile, r);
+  static void join(const Tile& tile, const void* x, const void* residual, float scale, void* joined,
+                   Int to_stride) {
+    Type* to = static_cast<Type*>(joined);
+    for (Int r = 0; r < tile.rows; ++r, to += to_stride) {
+      const Type* a = row(x, tile, r);
+      if (residual == nullptr) {
+        copy(a, to, tile.width * sizeof(Type));
+        continue;
+      }
+      const Type* b = row(residual, tile, r);
       columns(tile.width, [&](Int i, Mask m) {
         write(to + i, m, (read(a + i, m) + read(b + i, m)) * all(scale));
       });
+    }
+  }
+
+  static void copy(const void* from, void* to, Int bytes) {
+    const char* a = static_cast<const char*>(from);
+    char* b = static_cast<char*>(to);
+    for (; bytes > 0; bytes -= 64, a += 64, b += 64) {
+      const __mmask64 m = bytes < 64 ? (std::uint64_t{1} << bytes) - 1 : ~std::uint64_t{0};
+      __builtin_prefetch(a + kAhead, 0);
+      __builtin_prefetch(b + kAhead, 1);
+      _mm512_mask_storeu_epi8(b, m, _mm512_maskz_loadu_epi8(m, a));
     }
   }
 
@@ -140,14 +156,25 @@ struct Wide {
 
   static void normalise(const Tile& tile, const void* x, const Affine& affine, void* y) {
     const Affine f = affine;
-    for (Int r = 0; r < tile.rows; ++r) {
+    const auto one = [](const Type* from, Type* to, Mask m, Vector center, Vector a, Vector b) {
+      const Vector v = fma(read(from, m) - center, a, b);
+      write(to, m, kAct ? v / one_plus_exp_for<T>(v) : v);
+    };
+    // Four rows of columns share what is loaded of their coefficients.
+    const auto rows = [&](Int r, auto count) {
       const Type* from = row(x, tile, r);
       Type* to = row(y, tile, r);
       columns(tile.width, [&](Int i, Mask m) {
         const auto c = [&](const float* values) { return coefficient(values, r, i, m); };
-        const Vector v = fma(read(from + i, m) - c(f.center), c(f.a), c(f.b));
-        write(to + i, m, kAct ? v / one_plus_exp_for<T>(v) : v);
+        const Vector center = c(f.center), a = c(f.a), b = c(f.b);
+        for (int k = 0; k < count; ++k)
+          one(from + k * tile.stride + i, to + k * tile.stride + i, m, center, a, b);
       });
+    };
+    if constexpr (kPerRow) {
+      for (Int r = 0; r < tile.rows; ++r) rows(r, std::integral_constant<int, 1>());
+    } else {
+      fours_of_rows(tile.rows, rows);
     }
   }
 
@@ -217,7 +244,7 @@ struct Wide {
     }
   }
 
-  static constexpr Kernels kernels = {&add, &moments, &normalise, &grad_moments, &input_grad};
+  static constexpr Kernels kernels = {&join, &moments, &normalise, &grad_moments, &input_grad};
 };
 
 template <class Bfloat>

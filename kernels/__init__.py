@@ -8,8 +8,11 @@ from .affine import affine
 from .attention import attention
 from .group_norm import group_norm
 from .heun import heun_correct, heun_predict
+from .join import join
 from .jump import jump
+from .normal import normal
 from .op import BACKENDS, OPS, BackendError, Op, use_backend
+from .optimizer_step import optimizer_step
 from .time_embedding import time_embedding
 
 __all__ = [
@@ -23,7 +26,10 @@ __all__ = [
     "group_norm",
     "heun_correct",
     "heun_predict",
+    "join",
     "jump",
+    "normal",
+    "optimizer_step",
     "time_embedding",
     "use_backend",
 ]

@@ -14,6 +14,7 @@ from ._group_norm_op import (
     statistics,
     unwritten_sums,
 )
+from ._join_native import native_join
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -113,4 +114,4 @@ def _backward(
     return dx, *rounded_sums(x, factors, sums)
 
 
-native_group_norm, registered = register("group_norm", _forward, _backward, ["CPU"])
+native_group_norm, registered = register("group_norm", _forward, _backward, native_join, ["CPU"])

@@ -40,7 +40,11 @@ def rounded_sums(x: Tensor, factors: Sequence[Factor], sums: Sequence[Factor]) -
 
 
 def register(
-    name: str, forward: Callable[..., Any], backward: Callable[..., Any], devices: Sequence[str]
+    name: str,
+    forward: Callable[..., Any],
+    backward: Callable[..., Any],
+    join: Callable[..., Tensor],
+    devices: Sequence[str],
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Registers ctm_fast::<name> and ctm_fast::<name>_backward.
 
@@ -54,6 +58,7 @@ def register(
             residual_scale, act) -> (dx, dweight, dbias, dscale, dshift, dpre). x is what was
             normalised: the sum, if there was a residual, and then dx is also the residual's
             gradient, residual_scale (dnormalised + dsummed). dsummed may be None.
+        join: the op that makes x where there is a tail.
         devices: dispatch keys, for example "CPU".
 
     Returns:
@@ -94,13 +99,15 @@ def register(
     no_second_derivative(LIBRARY, f"{name}_backward", "group_norm")
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        inputs = _arguments(*args, **kwargs)
+        inputs, joined = inputs_of(join, *args, **kwargs)
         # The dispatcher costs ten microseconds; nobody needs it where nothing is recorded.
         y, summed, _, _ = forward(*inputs) if unrecorded(inputs) else run(*inputs)
+        if joined is not None:
+            return y, joined
         return y if summed.shape != y.shape else (y, summed)
 
     def registered(*args: Any, **kwargs: Any) -> list[tuple[Any, tuple[Any, ...]]]:
-        inputs = _arguments(*args, **kwargs)
+        inputs, _ = inputs_of(join, *args, **kwargs)
         x, *factors, residual, num_groups, _, residual_scale, act = inputs
         y, summed, mean, rstd = run(*inputs)
         normalised, dsummed = (x, None) if residual is None else (summed, summed)
@@ -133,6 +140,20 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*(() if ctx.summed else (summed,)), mean, rstd)
     ctx.save_for_backward(summed if ctx.summed else x, *factors, mean, rstd)
+
+
+def inputs_of(
+    join: Callable[..., Tensor], *args: Any, tail: Factor = None, **kwargs: Any
+) -> tuple[tuple[Any, ...], Factor]:
+    """The op's arguments from the public op's, and what is normalised if `join` had to make it."""
+    if len(args) == 12:
+        tail, args = args[-1], args[:-1]
+    inputs = _arguments(*args, **kwargs)
+    if tail is None:
+        return inputs, None
+    x, *factors, residual, num_groups, eps, residual_scale, act = inputs
+    joined = join(x, tail, residual, residual_scale)
+    return (joined, *factors, None, num_groups, eps, 1.0, act), joined
 
 
 def _arguments(

@@ -10,7 +10,7 @@ import torch
 from ._group_norm_backward import group_norm_backward, group_norm_over_batch
 from ._group_norm_forward import group_norm_forward
 from ._group_norm_native import is_channels_last
-from ._group_norm_op import Factor, Tensor, _arguments, nothing, register, statistics
+from ._group_norm_op import Factor, Tensor, inputs_of, nothing, register, statistics
 from ._group_norm_plan import Shape, power_of_two, tiling, windows
 from ._group_norm_split import (
     group_norm_apply,
@@ -18,6 +18,7 @@ from ._group_norm_split import (
     group_norm_spread,
     group_norm_sums,
 )
+from ._join_triton import launch_join, triton_join
 from ._triton import INTERPRETED, Config, config, launch
 
 DEEPEST = 4096
@@ -184,7 +185,7 @@ def _backward(
 
 def launches(*args: Any, **kwargs: Any) -> None:
     """Runs the kernels of one call and of its gradient, without torch.library."""
-    inputs = _arguments(*args, **kwargs)
+    inputs, _ = inputs_of(launch_join, *args, **kwargs)
     x, weight, bias, scale, shift, pre, residual, num_groups, _, residual_scale, act = inputs
     y, summed, mean, rstd = _forward(*inputs)
     x, dsummed = (x, None) if residual is None else (summed, summed)
@@ -193,5 +194,9 @@ def launches(*args: Any, **kwargs: Any) -> None:
 
 
 triton_group_norm, registered = register(
-    "group_norm_triton", _forward, _backward, ["CUDA", "CPU"] if INTERPRETED else ["CUDA"]
+    "group_norm_triton",
+    _forward,
+    _backward,
+    triton_join,
+    ["CUDA", "CPU"] if INTERPRETED else ["CUDA"],
 )

@@ -8,7 +8,7 @@ import torch
 
 from .arguments import capability
 
-INTERFACE = 3
+INTERFACE = 4
 """Version of the calls below; a build of another version is refused instead of misread."""
 
 ABSENT: str | None = None

@@ -6,12 +6,15 @@ import torch
 import torch.nn.functional as F
 
 from . import _native, _triton
+from ._group_norm_call import QuickOp
+from ._group_norm_cases import BENCH, BENCH_GPU, CASES, example
 from ._group_norm_native import native_group_norm
 from ._group_norm_native import registered as native_registered
 from ._group_norm_triton import DEEPEST, launches, triton_group_norm
 from ._group_norm_triton import registered as triton_registered
-from .arguments import Draw, same_dense_layout
-from .op import Call, Op
+from ._join_op import check_image, check_joined, image_layout
+from .arguments import same_dense_layout
+from .join import join, torch_join
 
 Tensor = torch.Tensor
 Factor = torch.Tensor | None
@@ -30,25 +33,29 @@ def reference(
     act: bool = False,
     residual: Factor = None,
     residual_scale: float = 1.0,
+    tail: Factor = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Normalised images, act((1 + scale) (weight n + bias) + shift), n = normalised (x + pre).
 
-    With a residual, x is first replaced by residual_scale (x + residual), rounded to x's dtype, and
-    that sum is returned too. Computed in float32 (float64 for a float64 x) and rounded once, also
-    under autocast.
+    With a residual, x is first replaced by residual_scale (x + residual), rounded to x's dtype;
+    with a tail, its channels are then appended. What was normalised is returned too in both cases.
+    Computed in float32 (float64 for a float64 x) and rounded once, also under autocast.
 
     Args:
         x: (batch, channels, H, W) of a floating dtype.
-        num_groups: mean and variance are shared by channels / num_groups neighbouring channels.
-        weight, bias: (channels,) in float32, bfloat16, float16 or x's dtype.
+        num_groups: mean and variance are shared by channels / num_groups neighbouring channels,
+            those of tail among them.
+        weight, bias: (channels,), tail's among them, in float32, bfloat16, float16 or x's dtype.
         eps: added to the variance.
         scale, shift, pre: (batch or 1, channels) in one of these dtypes too, or None.
         act: whether SiLU follows.
-        residual: (batch, channels, H, W) in x's dtype, or None.
+        residual: shape and dtype of x, or None.
         residual_scale: factor of the sum.
+        tail: (batch, more channels, H, W) in x's dtype, or None.
 
     Returns:
-        y: (batch, channels, H, W) in x's dtype; with a residual (y, sum).
+        y: (batch, channels and tail's, H, W) in x's dtype; with a residual or a tail
+        (y, normalised), the images that `join` makes.
 
     Raises:
         ValueError: shapes or dtypes do not fit together.
@@ -57,8 +64,9 @@ def reference(
     Nichol 2021 (arXiv:2105.05233), Section 3.1.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
-    if residual is not None:
-        x = ((x.to(wide) + residual.to(wide)) * residual_scale).to(x.dtype)
+    joins = residual is not None or tail is not None
+    if joins:
+        x = join.reference(x, tail, residual, residual_scale)
     h = x.to(wide)
     if pre is not None:
         h = h + _over_pixels(pre, wide)
@@ -71,7 +79,7 @@ def reference(
     if shift is not None:
         h = h + _over_pixels(shift, wide)
     y = (F.silu(h) if act else h).to(x.dtype)
-    return y if residual is None else (y, x)
+    return (y, x) if joins else y
 
 
 def torch_group_norm(
@@ -86,11 +94,13 @@ def torch_group_norm(
     act: bool = False,
     residual: Factor = None,
     residual_scale: float = 1.0,
+    tail: Factor = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`reference` with every step after the norm in x's dtype, and the norm too without `pre`."""
     dtype = x.dtype
-    if residual is not None:
-        x = (x + residual) if residual_scale == 1 else (x + residual) * residual_scale
+    joins = residual is not None or tail is not None
+    if joins:
+        x = torch_join(x, tail, residual, residual_scale)
     # Rounding x + pre would cost more accuracy than all other steps together.
     wide = dtype if pre is None else torch.promote_types(dtype, torch.float32)
     h = x if pre is None else x.to(wide) + _over_pixels(pre, wide)
@@ -98,7 +108,7 @@ def torch_group_norm(
     # and its forward mode fails. Not F.group_norm: that one refuses a group of one value.
     affine = weight.to(wide), bias.to(wide)
     h = torch.group_norm(h.contiguous(), num_groups, *affine, eps).to(dtype)
-    h = h.contiguous(memory_format=_layout(x))
+    h = h.contiguous(memory_format=image_layout(x))
     if scale is not None and shift is not None:
         h = torch.addcmul(_over_pixels(shift, dtype), h, 1 + _over_pixels(scale, dtype))
     elif scale is not None:
@@ -106,13 +116,7 @@ def torch_group_norm(
     elif shift is not None:
         h = h + _over_pixels(shift, dtype)
     y = F.silu(h) if act else h
-    return y if residual is None else (y, x)
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
-        return torch.contiguous_format
-    return torch.channels_last
+    return (y, x) if joins else y
 
 
 def _over_pixels(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -131,14 +135,14 @@ def check(
     act: bool = False,
     residual: Factor = None,
     residual_scale: float = 1.0,
+    tail: Factor = None,
 ) -> None:
     """Raises ValueError unless the arguments fit together."""
-    if x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(
-            f"x is {x.dtype} of shape {tuple(x.shape)}; "
-            "it must be (batch, channels, H, W) and floating"
-        )
+    check_image(x)
+    check_joined(x, tail, residual)
     batch, channels = x.shape[:2]
+    if tail is not None:
+        channels += tail.shape[1]
     if num_groups < 1 or channels % num_groups:
         raise ValueError(f"{channels} channels do not divide into {num_groups} groups")
     if not eps >= 0:
@@ -151,11 +155,6 @@ def check(
             raise ValueError(
                 f"{name} has shape {tuple(row.shape)}; it must be ({batch} or 1, {channels})"
             )
-    if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
-        raise ValueError(
-            f"residual is {residual.dtype} of shape {tuple(residual.shape)}; it must be {x.dtype} "
-            f"of shape {tuple(x.shape)}, like x"
-        )
     names = ("weight", "bias", "scale", "shift", "pre")
     for name, values in zip(names, (weight, bias, scale, shift, pre)):
         if values is not None and values.dtype not in (*COMPILED_DTYPES, x.dtype):
@@ -163,7 +162,9 @@ def check(
             raise ValueError(f"{name} is {values.dtype}; it must be one of {allowed}")
 
 
-def unsupported(backend: str, x: Tensor, num_groups: int, *args: Any, **kwargs: Any) -> str | None:
+def unsupported(
+    backend: str, x: Tensor, num_groups: int, weight: Tensor, *args: Any, **kwargs: Any
+) -> str | None:
     """Reason why the compiled kernels cannot run this call, or None."""
     if backend == "torch":
         return None
@@ -173,10 +174,12 @@ def unsupported(backend: str, x: Tensor, num_groups: int, *args: Any, **kwargs: 
         return f"{backend} computes in float32, which a {x.dtype} x does not allow"
     if not same_dense_layout(x):
         return f"{backend} needs an x that is contiguous or channels-last"
-    if backend == "triton" and x.shape[1] > num_groups * DEEPEST:
-        return f"triton needs groups of at most {DEEPEST} channels"
-    if backend == "triton" and x[:1].numel() >= 2**31:
-        return "triton needs samples of less than 2^31 elements"
+    if backend == "triton":
+        channels = weight.shape[0]
+        if channels > num_groups * DEEPEST:
+            return f"triton needs groups of at most {DEEPEST} channels"
+        if channels * x.shape[2] * x.shape[3] >= 2**31:
+            return "triton needs samples of less than 2^31 elements"
     return None
 
 
@@ -192,97 +195,7 @@ def registered(*args: Any, **kwargs: Any) -> list[tuple[Any, tuple[Any, ...]]]:
     ]
 
 
-def example(
-    *,
-    shape: tuple[int, int, int, int],
-    groups: int = 2,
-    dtype: torch.dtype = torch.float32,
-    factors: torch.dtype = torch.float32,
-    modulated: bool = True,
-    pre: bool = False,
-    act: bool = True,
-    eps: float = 1e-5,
-    residual: float | None = None,
-    channels_last: bool = True,
-    device: str = "cpu",
-    seed: int = 0,
-) -> Call:
-    """Arguments of one call: images of `shape` in `dtype`, the rest in `factors`.
-
-    `residual` is the scale of the residual sum, None for none.
-    """
-    draw = Draw(seed, device, channels_last)
-    x = draw.normal(*shape, dtype=dtype, scale=2.0) + 1.5
-    weight, bias = (draw.normal(shape[1], dtype=factors) for _ in range(2))
-    rows = [draw.normal(*shape[:2], dtype=factors, scale=0.5) for _ in range(3)]
-    scale, shift = rows[:2] if modulated else (None, None)
-    args = (x, groups, weight, bias, eps, scale, shift, rows[2] if pre else None, act)
-    if residual is None:
-        return args, {}
-    return (*args, draw.normal(*shape, dtype=dtype), residual), {}
-
-
-BFLOAT, HALF = {"dtype": torch.bfloat16}, {"dtype": torch.float16}
-CASES: list[dict[str, Any]] = [
-    {"shape": (2, 6, 5, 7), "groups": 3},
-    {"shape": (3, 12, 4, 3), "groups": 4, "pre": True, **BFLOAT, "factors": torch.bfloat16},
-    {"shape": (2, 36, 3, 3), "groups": 2, "pre": True, **HALF, "factors": torch.float16},
-    {"shape": (0, 4, 2, 2)},
-    {"shape": (2, 12, 5, 3), "residual": 0.5**0.5, **BFLOAT},
-    {"shape": (2, 10, 3, 7), "groups": 5, "residual": 1.0, "act": False, "modulated": False},
-    {"shape": (3, 6, 7, 3), "residual": 0.7, "pre": True, "channels_last": False, **HALF},
-    {"shape": (1, 192, 9, 8), "groups": 32, "modulated": False},
-    {"shape": (2, 24, 9, 8), "groups": 4, "pre": True, "channels_last": False},
-    {"shape": (2, 96, 5, 3), "groups": 1, **BFLOAT, "channels_last": False},
-    {"shape": (3, 64, 8, 8), "groups": 32, **BFLOAT},
-    {"shape": (2, 15, 9, 9), "groups": 5, **HALF, "act": False, "channels_last": False},
-    {"shape": (2, 10, 16, 17), "groups": 10, "act": False, "pre": True, "modulated": False},
-    {"shape": (5, 8, 1, 1), "groups": 2, "pre": True, "seed": 1},
-    {"shape": (1, 1, 3, 5), "groups": 1},
-    {"shape": (1, 4, 1, 1), "groups": 2},
-]
-BENCH: list[dict[str, Any]] = [
-    {"shape": (128, 64, 8, 8), "groups": 16, **BFLOAT, "factors": torch.bfloat16},
-    {"shape": (128, 64, 8, 8), "groups": 16},
-    {"shape": (128, 128, 4, 4), "groups": 32, **BFLOAT, "factors": torch.bfloat16},
-    {"shape": (128, 128, 4, 4), "groups": 32},
-    *(
-        {"shape": (8, c, w, w), "groups": 32, "modulated": modulated, **dtypes}
-        for c, w in ((256, 32), (192, 64))
-        for modulated in (False, True)
-        for dtypes in ({**BFLOAT, "factors": torch.bfloat16}, {})
-    ),
-]
-# Channels and width of the images in the U-Nets: DDPM++ (pre), ADM (modulated).
-DDPMPP = [(256, 32), (512, 32), (256, 16), (512, 16), (384, 32), (256, 8), (512, 8), (128, 32)]
-ADM = [
-    *((c, 64) for c in (192, 384, 576)),
-    *((c, 32) for c in (192, 384, 576, 768, 960)),
-    *((c, 16) for c in (384, 576, 768, 960, 1152, 1344)),
-    *((c, 8) for c in (576, 768, 1344, 1536)),
-]
-TRAINED = {"groups": 32, **BFLOAT, "factors": torch.bfloat16}
-PRE = {**TRAINED, "modulated": False, "pre": True, "eps": 1e-6}
-PLAIN = {"modulated": False, "pre": False, "act": False}
-BENCH_GPU: list[dict[str, Any]] = [
-    *({"shape": (64, c, w, w), **PRE} for c, w in DDPMPP),
-    *({"shape": (64, c, w, w), **TRAINED} for c, w in ADM),
-    *({"shape": (11, c, w, w), **PRE} for c, w in ((256, 32), (256, 16))),
-    *({"shape": (11, c, w, w), **TRAINED} for c, w in ((192, 64), (384, 32), (576, 16), (768, 8))),
-    *({"shape": (1, c, w, w), **TRAINED} for c, w in ((192, 64), (576, 16))),
-    {"shape": (64, 256, 16, 16), **PRE, **PLAIN, "residual": 0.5**0.5},
-    *(
-        {"shape": (64, c, w, w), **TRAINED, **PLAIN, "residual": 1.0}
-        for c, w in ((384, 32), (768, 8))
-    ),
-    *({"shape": (64, c, w, w), **TRAINED, **HALF} for c, w in ((192, 64), (384, 32), (576, 8))),
-    *(
-        {"shape": (64, c, w, w), **TRAINED, "dtype": torch.float32}
-        for c, w in ((192, 64), (256, 32))
-    ),
-]
-
-group_norm = Op(
+group_norm = QuickOp(
     "group_norm",
     reference,
     torch=torch_group_norm,

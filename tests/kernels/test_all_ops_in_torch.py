@@ -50,6 +50,8 @@ def test_compiles_as_one_graph(name: str, backend: str) -> None:
 @pytest.mark.parametrize("name", OPS)
 def test_reference_has_the_gradient_of_its_formula(name: str) -> None:
     op = OPS[name]
+    if not any(floating(t) for t in tensors(op.example(**op.cases[0]))):
+        return  # random numbers: there is nothing to differentiate
     case = min((c for c in op.cases), key=lambda c: _size(op, c))
     args, kwargs = op.example(**case)
     leaves, tree = tree_flatten((args, kwargs))

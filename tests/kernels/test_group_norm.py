@@ -252,6 +252,7 @@ def test_reasons() -> None:
 
 def test_wrong_arguments_are_named() -> None:
     (x, groups, weight, bias, eps, scale, *_), _ = group_norm.example(shape=(3, 6, 4, 4))
+    plain = (x, groups, weight, bias, eps, None, None, None, False)
     for message, args in {
         "6 channels do not divide into 4 groups": (x, 4, weight, bias),
         "6 channels do not divide into 0 groups": (x, 0, weight, bias),
@@ -267,6 +268,11 @@ def test_wrong_arguments_are_named() -> None:
             scale[:2],
         ),
         "pre is torch.float64": (x, groups, weight, bias, eps, None, None, scale.double()),
+        r"residual is torch.float32 of shape \(2, 6, 4, 4\)": (*plain, x[:2]),
+        r"tail is torch.float32 of shape \(3, 2, 4, 3\)": (*plain, None, 1.0, x[:, :2, :, 1:]),
+        "tail is torch.float16": (*plain, None, 1.0, x.half()),
+        r"weight has shape \(6,\); it must be \(8,\)": (*plain, None, 1.0, x[:, :2]),
+        "9 channels do not divide into 2 groups": (*plain, None, 1.0, x[:, :3]),
     }.items():
         with pytest.raises(ValueError, match=message):
             group_norm(*args)
