@@ -215,7 +215,9 @@ class Denoiser(nn.Module):
         own = scaled.dtype if weight is None else weight.dtype
         if self.dtype is None or self.dtype == own:
             return function(scaled.to(own), *args, **kwargs)
-        with torch.autocast(scaled.device.type, dtype=self.dtype):
+        # A weight that is cast without gradient must not be found again by a call with gradient.
+        cached = torch.is_grad_enabled()
+        with torch.autocast(scaled.device.type, dtype=self.dtype, cache_enabled=cached):
             return function(scaled.to(own), *args, **kwargs)
 
     @property

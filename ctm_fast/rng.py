@@ -18,9 +18,14 @@ def stream(seed: int, *counters: int, device: torch.device | str = "cpu") -> tor
         counters: what the numbers are for, for example (step,) or (image index, sampler step).
         device: where the numbers are drawn.
     """
+    generator = torch.Generator(device=device)
+    generator.manual_seed(stream_seed(seed, *counters))
+    return generator
+
+
+def stream_seed(seed: int, *counters: int) -> int:
+    """Seed of `stream(seed, *counters)`, in [0, 2^63): a hash of all the numbers."""
     text = ",".join(str(int(number)) for number in (seed, *counters))
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    generator = torch.Generator(device=device)
     # Some backends take the seed as a signed 64-bit number.
-    generator.manual_seed(int.from_bytes(digest, "little") & 0x7FFF_FFFF_FFFF_FFFF)
-    return generator
+    return int.from_bytes(digest, "little") & 0x7FFF_FFFF_FFFF_FFFF

@@ -2,7 +2,7 @@
 
 import torch
 
-from ctm_fast.rng import stream
+from ctm_fast.rng import stream, stream_seed
 
 
 def numbers(*counters):
@@ -38,3 +38,8 @@ def test_global_state_is_neither_read_nor_changed():
 def test_tensors_and_huge_integers_count_as_integers():
     assert numbers(torch.tensor(5), 2**80) == numbers(5, 2**80)
     assert numbers(2**80) != numbers(2**81)
+
+
+def test_seed_of_a_stream_needs_no_generator():
+    for counters in [(0,), (3, 1), (-2, 2**70)]:
+        assert stream_seed(*counters) == stream(*counters).initial_seed() >= 0

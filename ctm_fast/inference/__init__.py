@@ -1,7 +1,20 @@
 """Networks that are only run: frozen, tabulated, captured."""
 
+from .buckets import bucket_sizes, buckets
 from .freeze import fast_dtype, freeze
+from .graphs import GraphError, GraphPool
 from .packed import PackedConv2d
 from .tables import Tabulated
+from .teacher import TeacherSolve
 
-__all__ = ["PackedConv2d", "Tabulated", "fast_dtype", "freeze"]
+__all__ = [
+    "GraphError",
+    "GraphPool",
+    "PackedConv2d",
+    "Tabulated",
+    "TeacherSolve",
+    "bucket_sizes",
+    "buckets",
+    "fast_dtype",
+    "freeze",
+]

@@ -8,20 +8,26 @@ carried to sigma_min by the frozen average and compared there; weight uniform by
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..denoiser import Denoiser
 from ..densities import AnyDensity, HalfLogNormal
+from ..inference.teacher import SOLVER_TABLES
+from ..kernels.add_noise import add_noise
+from ..kernels.jump import jump
 from ..registry import choice
-from ..sigmas import RHO, karras_sigmas
+from ..sigmas import RHO
+from ..solvers.memory import laid_out_like
 from ..timesteps import TrajectoryLevels
 from .distances import AnyDistance, Distance, PseudoHuber, TeacherFeatures
-from .dsm import denoising_loss, noised
+from .dsm import denoising_error, denoising_loss, noised
+from .moves import grid, jump_rows, moving_rows
 from .objective import Balance, Batch, Models
-from .trajectories import NETWORKS, SELF_TEACHERS, jump_moved, solve_with_teacher, target_of
+from .pairs import draw_pairs, flattened, per_image
+from .trajectories import NETWORKS, SELF_TEACHERS, solve_with_teacher, target_of
 from .weightings import weighting
 
 _DISTANCES = "ctm_fast.losses.distances:DISTANCES"
@@ -39,6 +45,8 @@ class CTM:
         ValueError: for an unknown choice, or for an estimate through which no gradient flows.
     """
 
+    capturable: ClassVar[bool] = True  # the loss depends on the batch's tensors alone
+
     num_scales: int = 18  # grid size N; 18 CIFAR-10, 40 ImageNet-64
     rho: float = RHO  # exponent of the Karras grid
     levels: TrajectoryLevels = field(default_factory=TrajectoryLevels)  # how n, t, u, s are drawn
@@ -55,6 +63,10 @@ class CTM:
     target_inner: str = "student"  # who jumps u -> s: student (official) | target (paper) | none
     target_matching: bool = False  # estimate jumps t -> u instead of t -> s
     self_teacher: str | None = None  # None: distil; else heun_denoiser | jump | iterative_jump
+    teacher_solver: str = "heun"  # heun | multistep, which calls the teacher half as often
+    teacher_slots: int | None = None  # images per call of the teacher; None: all of a process
+    # Pairs (u, s) per image on its solved trajectory, >= 1: as many estimates, one solve.
+    pairs: int = 1
 
     def __post_init__(self) -> None:
         _check("estimate_inner", self.estimate_inner, ["student", "frozen_student", "target"])
@@ -72,6 +84,14 @@ class CTM:
         _check("target_inner", self.target_inner, [*NETWORKS, "none"])
         if self.self_teacher is not None:
             _check("self_teacher", self.self_teacher, SELF_TEACHERS)
+        _check("teacher_solver", self.teacher_solver, SOLVER_TABLES.names())
+        if self.teacher_slots is not None and self.teacher_slots < 1:
+            raise ValueError(f"teacher_slots must be at least 1, got {self.teacher_slots}")
+        if self.pairs < 1 or (self.pairs > 1 and self.self_teacher is not None):
+            raise ValueError(
+                f"pairs must be at least 1, and 1 without a teacher, got pairs={self.pairs} with "
+                f"self_teacher={self.self_teacher!r}"
+            )
         weighting(self.weighting)
         if self.consistency_weight < 0 or self.denoising_weight < 0:
             raise ValueError(
@@ -102,8 +122,8 @@ class CTM:
 
     def grid(self, model: Denoiser, device: torch.device | str = "cpu") -> Tensor:
         """Noise levels (num_scales,) float32; index 0 is sigma_max, the last is sigma_min."""
-        sigmas = karras_sigmas(self.num_scales, model.sigma_min, model.sigma_max, self.rho)
-        return sigmas.to(device, torch.float32)
+        where = torch.device(device)
+        return grid(self.num_scales, model.sigma_min, model.sigma_max, self.rho, where)
 
     def draw(
         self,
@@ -114,7 +134,10 @@ class CTM:
     ) -> dict[str, Any]:
         """Indices of t, u, s, the step count n, and the noise of both terms."""
         device = generator.device
-        drawn = self.levels.sample(batch_size, self.num_scales, generator)
+        if self.pairs == 1:
+            drawn = self.levels.sample(batch_size, self.num_scales, generator)
+        else:
+            drawn = draw_pairs(self.levels, batch_size, self.pairs, self.num_scales, generator)
         draw: dict[str, Any] = {
             "num_steps": drawn.num_steps,
             "t_index": drawn.t_index,
@@ -134,32 +157,63 @@ class CTM:
     @torch.no_grad()
     def prepare(self, batch: Batch, models: Models, progress: float = 0.0) -> None:
         """Solve the teacher from t to u and carry the result to the target image."""
-        draw, labels = batch.draw, batch.labels
+        draw, last = batch.draw, self.num_scales - 1
         sigmas = self.grid(models.student, batch.images.device)
-        t, u, s = (sigmas[draw[f"{name}_index"]] for name in "tus")
-        x_t = noised(batch.images, t, draw["noise"])
-        solve = SELF_TEACHERS[self.self_teacher] if self.self_teacher else solve_with_teacher
-        x_u = solve(models, x_t, sigmas, draw["t_index"], draw["num_steps"], labels)
-        if self.target_inner == "none":
-            at, x_s = u, x_u
-        else:
-            at, x_s = s, jump_moved(NETWORKS[self.target_inner](models), x_u, u, s, labels)
+        x_t = noised(batch.images, sigmas[draw["t_index"]], draw["noise"])
+        draw["x_t"] = x_t
+        x_u = self._solved(batch, models, x_t)
+        flat = flattened(batch, self.pairs)
+        t, u, s = (sigmas[flat.draw[f"{name}_index"]] for name in "tus")
+        at, at_index, x_s = u, flat.known("u_index"), x_u
+        if self.target_inner != "none":
+            at, at_index = s, flat.known("s_index")
+            rows = moving_rows(flat.known("u_index"), at_index)
+            x_s = jump_rows(NETWORKS[self.target_inner](models), x_u, u, s, flat.labels, rows)
         low = sigmas[-1].expand_as(at)
-        images = jump_moved(target_of(models), x_s, at, low, labels)
+        rows = moving_rows(at_index, last)
+        images = jump_rows(target_of(models), x_s, at, low, flat.labels, rows)
         weight = weighting(self.weighting)(t, s, models.student.sigma_data)
-        draw.update(t=t, s=u if self.target_matching else s, x_t=x_t, weight=weight)
-        for name, kept in self.compared_by.targets(images, labels, models).items():
-            draw[f"target_{name}"] = kept
+        found = {"t": t, "s": u if self.target_matching else s, "weight": weight}
+        for name, kept in self.compared_by.targets(images, flat.labels, models).items():
+            found[f"target_{name}"] = kept
+        draw.update({name: per_image(value, self.pairs) for name, value in found.items()})
 
-    def estimate(self, batch: Batch, models: Models) -> Tensor:
-        """The student's jump t -> s, carried to sigma_min with gradient: (batch, C, H, W)."""
+    def _solved(self, batch: Batch, models: Models, x_t: Tensor) -> Tensor:
+        """The points at u, one row per pair."""
+        # What is known on the CPU is told from there: a solve then waits for no device.
+        start, steps = batch.known("t_index"), batch.known("num_steps")
+        start = batch.draw["t_index"] if start is None else start
+        steps = batch.draw["num_steps"] if steps is None else steps
+        args = (models, x_t, self.grid(models.student), start)
+        if self.self_teacher:
+            return SELF_TEACHERS[self.self_teacher](*args, steps, batch.labels)
+        steps = steps if self.pairs == 1 else steps.T
+        slots, solver = self.teacher_slots, self.teacher_solver
+        x_u = solve_with_teacher(*args, steps, batch.labels, slots=slots, solver=solver)
+        return x_u if self.pairs == 1 else x_u.transpose(0, 1).flatten(0, 1)
+
+    def estimate(self, batch: Batch, models: Models, x_s: Tensor | None = None) -> Tensor:
+        """The student's jump t -> s, carried to sigma_min with gradient: (batch, C, H, W).
+
+        `x_s` is the point at s where the caller already has it.
+        """
         draw, labels = batch.draw, batch.labels
         t, s = draw["t"], draw["s"]
-        model = target_of(models) if self.estimate_inner == "target" else models.student
-        with torch.set_grad_enabled(self.estimate_inner == "student" and torch.is_grad_enabled()):
-            x_s = model.jump(draw["x_t"], t, s, labels)
-        low = torch.full_like(s, self.grid(models.student)[-1].item())
-        return jump_moved(NETWORKS[self.estimate_outer](models), x_s, s, low, labels)
+        if x_s is None:
+            model = target_of(models) if self.estimate_inner == "target" else models.student
+            learns = self.estimate_inner == "student" and torch.is_grad_enabled()
+            with torch.set_grad_enabled(learns):
+                x_s = model.jump(draw["x_t"], t, s, labels)
+        low = self.grid(models.student, s.device)[-1].expand_as(s)
+        rows = None
+        if self.estimate_inner == "student":  # else the gradient has no other way than this jump
+            index = batch.known("u_index" if self.target_matching else "s_index")
+            rows = moving_rows(index, self.num_scales - 1)
+        return jump_rows(NETWORKS[self.estimate_outer](models), x_s, s, low, labels, rows)
+
+    def active(self, term: str, batch: Batch) -> bool:
+        """Whether the term takes part in this step; the same for all images and processes."""
+        return term != "dsm" or bool(batch.draw.get("dsm_on", 1.0))
 
     def loss(self, term: str, batch: Batch, models: Models, progress: float = 0.0) -> Tensor:
         """Per-image loss of "ctm" or "dsm", (batch,).
@@ -175,11 +229,49 @@ class CTM:
             return self.denoising_weight * draw.get("dsm_on", 1.0) * loss
         if term != "ctm":
             raise ValueError(f"unknown term {term!r}; this objective has {self.terms}")
-        prefix = "target_"
+        flat = flattened(batch, self.pairs)
+        return self._compared(self.estimate(flat, models), flat, models)
+
+    @property
+    def joint(self) -> bool:
+        """Whether `losses` exists: both terms by one call of the student."""
+        inner, outer = self.estimate_inner == "student", self.estimate_outer == "target"
+        return "dsm" in self.terms and inner and outer
+
+    def losses(self, batch: Batch, models: Models, progress: float = 0.0) -> dict[str, Tensor]:
+        """What `loss` gives for every term, the student being called once on twice the batch."""
+        student, precond, flat = (
+            models.student,
+            models.student.precond,
+            flattened(batch, self.pairs),
+        )
+        x_t, draw = flat.draw["x_t"], batch.draw
+        t, s, sigma = (
+            level.to(x_t.dtype) for level in (flat.draw["t"], flat.draw["s"], draw["dsm_sigma"])
+        )
+        noisy, scaled = add_noise(batch.images, draw["dsm_noise"], sigma, precond.c_in(sigma))
+        scaled = torch.cat([precond.c_in(t).reshape(-1, 1, 1, 1) * x_t, scaled])
+        levels, to = torch.cat([t, sigma]), torch.cat([s, sigma])
+        labels = batch.labels
+        if labels is not None and flat.labels is not None and len(labels) == len(batch):
+            labels = torch.cat([flat.labels, labels])
+        x = torch.cat([x_t, noisy])
+        F = student.network(x, levels, to, labels, scaled)
+        both = zip(precond.jump_coefficients(t, s), precond.denoise_coefficients(sigma))
+        P, Q = (torch.cat(pair) for pair in both)
+        x_s, denoised = jump(laid_out_like(x, F), F, P, Q).split([len(x_t), len(noisy)])
+        error = denoising_error(denoised, batch.images, sigma, student.sigma_data)
+        return {
+            "ctm": self._compared(self.estimate(flat, models, x_s), flat, models),
+            "dsm": self.denoising_weight * draw.get("dsm_on", 1.0) * error,
+        }
+
+    def _compared(self, estimate: Tensor, batch: Batch, models: Models) -> Tensor:
+        draw, prefix = batch.draw, "target_"
         targets = {k.removeprefix(prefix): v for k, v in draw.items() if k.startswith(prefix)}
-        estimate = self.estimate(batch, models)
         distance = self.compared_by(estimate, targets, batch.labels, models)
-        return self.consistency_weight * draw["weight"] * distance
+        loss = self.consistency_weight * draw["weight"] * distance
+        return loss if self.pairs == 1 else per_image(loss, self.pairs).mean(1)
 
     @property
     def compared_by(self) -> Distance:

@@ -6,16 +6,16 @@ without gradient, for the whole batch), and `__call__(estimate, targets, labels,
 
 from __future__ import annotations
 
-import importlib
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..registry import Registry
+from .features import normalised_distance
+from .lpips import LPIPS
 from .objective import Models
 
 Targets = dict[str, Tensor]  # tensors with one row per image
@@ -113,7 +113,7 @@ class TeacherFeatures:
             )
 
     def features(self, images: Tensor, labels: Tensor | None, models: Models) -> list[Tensor]:
-        """Normalised encoder activations, one (batch, C_i, H_i, W_i) float32 per resolution.
+        """Encoder activations in the teacher's dtype, one (batch, C_i, H_i, W_i) per resolution.
 
         Raises:
             ValueError: without a teacher.
@@ -123,8 +123,7 @@ class TeacherFeatures:
             raise ValueError("TeacherFeatures needs a teacher; use PseudoHuber without one")
         level = torch.full((len(images),), self.sigma, dtype=images.dtype, device=images.device)
         c_in = teacher.precond.c_in(level).reshape(-1, 1, 1, 1)
-        maps = teacher.features(c_in * images, teacher.precond.c_noise(level), labels)
-        return [functional.normalize(m.float(), dim=1, eps=1e-6) for m in maps]
+        return teacher.features(c_in * images, teacher.precond.c_noise(level), labels)
 
     def targets(self, images: Tensor, labels: Tensor | None, models: Models) -> Targets:
         """Target pixels and features."""
@@ -138,82 +137,8 @@ class TeacherFeatures:
     ) -> Tensor:
         total = self.pixel_weight * PseudoHuber(self.factor)(estimate, targets, labels, models)
         for i, feature in enumerate(self.features(estimate, labels, models)):
-            difference = (feature - targets[f"feature{i}"]) ** 2
-            total = total + difference.sum(1).flatten(1).mean(1)
+            total = total + normalised_distance(feature, targets[f"feature{i}"], None, 1e-6)
         return total
-
-
-@dataclass(frozen=True)
-class LPIPS:
-    """LPIPS with a VGG16 backbone, through the `lpips` package (extra `gan`).
-
-    Images below 256 pixels are resized to 224 (bilinear) and the backbone pools by averages, as
-    in sony/ctm and openai/consistency_models. Nothing is ever downloaded: `weights` is a local
-    file with the backbone's state dict.
-
-    Source: Zhang et al. 2018, arXiv:1801.03924; average pooling: `replace_pooling=True` in both
-    published codes.
-    """
-
-    weights: str = ""  # path of a torchvision VGG16 state dict
-
-    def _network(self) -> Any:
-        cached = _LPIPS_NETWORKS.get(self.weights)
-        if cached is None:
-            cached = _LPIPS_NETWORKS[self.weights] = _load_lpips(self.weights)
-        return cached
-
-    def targets(self, images: Tensor, labels: Tensor | None, models: Models) -> Targets:
-        """Resized target images."""
-        return {"pixels": self._resized(images)}
-
-    def __call__(
-        self, estimate: Tensor, targets: Targets, labels: Tensor | None, models: Models
-    ) -> Tensor:
-        network = self._network().to(estimate.device)
-        return network(self._resized(estimate), targets["pixels"]).flatten()
-
-    @staticmethod
-    def _resized(images: Tensor) -> Tensor:
-        if images.shape[1] == 1:
-            images = images.expand(-1, 3, -1, -1)
-        if images.shape[-1] >= 256:
-            return images
-        return functional.interpolate(images, (224, 224), mode="bilinear", align_corners=False)
-
-
-_LPIPS_NETWORKS: dict[str, Any] = {}
-
-
-def _load_lpips(weights: str) -> Any:
-    try:
-        lpips = importlib.import_module("lpips")
-    except ImportError as error:
-        raise ValueError(
-            "the LPIPS distance needs the packages of the extra 'gan' "
-            "(pip install 'ctm_fast[gan]'); PseudoHuber and TeacherFeatures need none"
-        ) from error
-    if not weights:
-        raise ValueError(
-            "LPIPS needs weights=PATH of a torchvision VGG16 state dict; nothing is downloaded "
-            "inside training"
-        )
-    network = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
-    state = torch.load(weights, map_location="cpu", weights_only=True)
-    features = {k.removeprefix("features."): v for k, v in state.items() if "features." in k}
-    slices = [getattr(network.net, f"slice{i}") for i in range(1, network.net.N_slices + 1)]
-    own = {name: p for part in slices for name, p in part.state_dict(keep_vars=True).items()}
-    missing = sorted(set(own) - set(features))
-    if missing:
-        raise ValueError(f"{weights} is not a VGG16 state dict: it lacks features.{missing[0]}")
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(features[name])
-    for part in slices:
-        for name, layer in part.named_children():
-            if isinstance(layer, torch.nn.MaxPool2d):
-                setattr(part, name, torch.nn.AvgPool2d(layer.kernel_size, layer.stride))
-    return network.eval().requires_grad_(False)
 
 
 AnyDistance = PseudoHuber | L1 | L2 | TeacherFeatures | LPIPS
@@ -224,6 +149,6 @@ DISTANCES = Registry(
         "l2": "ctm_fast.losses.distances:L2",
         "pseudo_huber": "ctm_fast.losses.distances:PseudoHuber",
         "teacher_features": "ctm_fast.losses.distances:TeacherFeatures",
-        "lpips": "ctm_fast.losses.distances:LPIPS",
+        "lpips": "ctm_fast.losses.lpips:LPIPS",
     },
 )

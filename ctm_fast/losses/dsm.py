@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,8 +31,12 @@ def denoising_loss(
     """
     noisy, scaled = add_noise(images, noise, sigma, model.precond.c_in(sigma))
     denoised = model(noisy, sigma, labels, scaled=scaled)
-    sd = model.sigma_data
-    weight = (sigma**2 + sd**2) / (sigma * sd) ** 2
+    return denoising_error(denoised, images, sigma, model.sigma_data)
+
+
+def denoising_error(denoised: Tensor, images: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
+    """lambda(sigma) |denoised - images|^2, mean over pixels: (batch,); see `denoising_loss`."""
+    weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
     return weight * ((denoised - images) ** 2).flatten(1).mean(1)
 
 
@@ -43,6 +47,8 @@ class DSM:
     With `label_dropout` > 0 that share of the labels is replaced by "no label" (all zeros), which
     classifier-free guidance needs.
     """
+
+    capturable: ClassVar[bool] = True  # the loss depends on the batch's tensors alone
 
     density: AnyDensity = choice("ctm_fast.densities:DENSITIES", LogNormal)  # training noise levels
     label_dropout: float = 0.0  # share of images trained without label, in [0, 1]

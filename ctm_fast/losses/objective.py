@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,14 +17,22 @@ class Batch:
     """Images of one optimizer step with every random number that the step uses.
 
     `draw` maps names to tensors with one row per image, or to numbers shared by all images.
+    `host` keeps a copy of its whole numbers on the CPU when the batch moves to a device: code may
+    decide by them, where reading them from the device would wait for it.
     """
 
     images: Tensor  # (batch, C, H, W) in [-1, 1]
     labels: Tensor | None = None  # (batch,) int64
     draw: dict[str, Any] = field(default_factory=dict)
+    host: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def known(self, name: str) -> Tensor | None:
+        """The tensor of that name as it was drawn on the CPU; None where it is on a device only."""
+        value = self.host.get(name, self.draw.get(name))
+        return value if isinstance(value, Tensor) and value.device.type == "cpu" else None
 
     def slice(self, start: int, stop: int) -> Batch:
         """Rows start..stop-1, with the shared numbers as they are."""
@@ -33,14 +41,28 @@ class Batch:
             self.images[rows],
             None if self.labels is None else self.labels[rows],
             {k: v[rows] if isinstance(v, Tensor) else v for k, v in self.draw.items()},
+            {k: v[rows] for k, v in self.host.items()},
         )
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch on another device."""
+        """The batch on another device. What is pinned is copied without waiting."""
+        draw = {k: v for k, v in self.draw.items() if isinstance(v, Tensor)}
+        whole = {k: v for k, v in draw.items() if not v.is_floating_point()}
+        own = {k: v for k, v in whole.items() if v.device.type == "cpu"}
+        # Towards the CPU one has to wait: what arrives there is read at once.
+        wait = torch.device(device).type == "cpu"
+        return self._each(lambda v: v.to(device, non_blocking=not wait), {**self.host, **own})
+
+    def pinned(self) -> Batch:
+        """The batch in page-locked memory, from where `to` copies while the GPU works."""
+        return self._each(Tensor.pin_memory, self.host)
+
+    def _each(self, function: Callable[[Tensor], Tensor], host: dict[str, Tensor]) -> Batch:
         return Batch(
-            self.images.to(device),
-            None if self.labels is None else self.labels.to(device),
-            {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.draw.items()},
+            function(self.images),
+            None if self.labels is None else function(self.labels),
+            {k: function(v) if isinstance(v, Tensor) else v for k, v in self.draw.items()},
+            host,
         )
 
 
@@ -83,6 +105,14 @@ class Objective(Protocol):
     The order of one optimizer step: `draw` (random numbers of the whole global batch), `prepare`
     (work without gradient on this rank's share), then for each term `loss` on each microbatch.
     Results depend neither on the number of ranks nor on the microbatch size.
+
+    An objective may have more, which the trainer looks for:
+
+    - `active(term, batch)`: False where a term takes no part in a step; it is then not evaluated.
+    - `joint` and `losses(batch, models, progress)`: whether, and how, all terms come from one call
+      of the student, by name; for `one_pass`.
+    - `capturable`: True if `loss` depends on the batch's tensors alone, not on progress or on whole
+      numbers that all images share; for `capture`.
     """
 
     @property

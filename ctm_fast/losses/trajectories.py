@@ -6,12 +6,16 @@ Kim et al. 2024 (CTM), arXiv:2310.02279.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from ..denoiser import Denoiser
+from ..inference.teacher import Pool, TeacherSolve
 from ..solvers.heun import heun_solve
+from .moves import jump_rows, moving_rows, on_device
 from .objective import Models
 
 NetworkOf = Callable[[Models], Denoiser]
@@ -51,35 +55,48 @@ def teacher_of(models: Models) -> Denoiser:
 NETWORKS: dict[str, NetworkOf] = {"student": student_of, "target": target_of}
 
 
-def jump_moved(
-    model: Denoiser, x: Tensor, sigma: Tensor, sigma_to: Tensor, labels: Tensor | None
-) -> Tensor:
-    """G(x, sigma, sigma_to), calling the network only for images that move.
-
-    Where sigma_to equals sigma the jump is the identity exactly, for every outer
-    parametrisation. On the published grids that is a third to a half of the jumps to sigma_min.
-    On a GPU all rows are computed, since shapes that depend on data would synchronise.
-    """
-    if x.device.type != "cpu":
-        return model.jump(x, sigma, sigma_to, labels)
-    rows = (sigma != sigma_to).nonzero().flatten()
-    if len(rows) == len(x):
-        return model.jump(x, sigma, sigma_to, labels)
-    if len(rows) == 0:
-        return x
-    kept = None if labels is None else labels[rows]
-    moved = model.jump(x[rows], sigma[rows], sigma_to[rows], kept)
-    return x.index_copy(0, rows, moved)
-
-
 Steps = int | Tensor
+# Models are weak keys: what their teacher's solve keeps lives as long as they do.
+_solves: WeakKeyDictionary[Models, dict[Any, TeacherSolve]] = WeakKeyDictionary()
 
 
 def solve_with_teacher(
-    models: Models, x: Tensor, sigmas: Tensor, start: Tensor, n: Steps, labels: Tensor | None
+    models: Models,
+    x: Tensor,
+    sigmas: Tensor,
+    start: Tensor,
+    n: Steps,
+    labels: Tensor | None,
+    *,
+    slots: int | None = None,
+    solver: str = "heun",
 ) -> Tensor:
-    """x after n Heun steps of the teacher from index `start`. Source: CTM, Section 3.2."""
-    return heun_solve(teacher_of(models), x, sigmas, start, n, labels)
+    """x after n steps of the teacher from index `start`. Source: CTM, Section 3.2.
+
+    With `sigmas`, `start` and `n` on the CPU nothing waits for x's device. For n (points, batch)
+    the result is (points, *shape of x). `slots` and `solver` as in `TeacherSolve`.
+    """
+    teacher = teacher_of(models)
+    if not hasattr(teacher, "raw") or not hasattr(teacher, "precond"):
+        return heun_solve(teacher, x, sigmas, start, n, labels)
+    key = (tuple(sigmas.tolist()), slots, solver, x.device)
+    solves = _solves.setdefault(models, {})
+    if key not in solves:
+        solves[key] = TeacherSolve(
+            teacher, sigmas, slots=slots, pool=_pool(x.device), solver=solver
+        )
+    if isinstance(n, Tensor) and n.ndim == 2:
+        return solves[key].trajectory(x, start, n, labels)
+    return solves[key](x, start, n, labels)
+
+
+def _pool(device: torch.device) -> Pool | None:
+    """CUDA graphs of a teacher's steps; a teacher that cannot be captured runs without."""
+    if device.type != "cuda":
+        return None
+    from ..inference.graphs import GraphPool
+
+    return GraphPool(fallback="eager")
 
 
 def _heun_denoiser(
@@ -93,19 +110,26 @@ def _jump(
     models: Models, x: Tensor, sigmas: Tensor, start: Tensor, n: Steps, labels: Tensor | None
 ) -> Tensor:
     """One jump of the average from t to u. Source: sony/ctm, `self_learn`."""
-    return target_of(models).jump(x, sigmas[start], sigmas[start + n], labels)
+    at, to = _levels(sigmas, start, x), _levels(sigmas, start + n, x)
+    return target_of(models).jump(x, at, to, labels)
 
 
 def _iterative_jump(
     models: Models, x: Tensor, sigmas: Tensor, start: Tensor, n: Steps, labels: Tensor | None
 ) -> Tensor:
     """n jumps of the average through the grid. Source: sony/ctm, `self_learn_iterative`."""
-    counts = torch.as_tensor(n, device=x.device).expand(len(x))
-    for step in range(int(counts.max())):
-        index = start + torch.minimum(torch.full_like(start, step), counts)
-        index_to = start + torch.minimum(torch.full_like(start, step + 1), counts)
-        x = jump_moved(target_of(models), x, sigmas[index], sigmas[index_to], labels)
+    start = start.cpu()
+    counts = torch.as_tensor(n).cpu().expand(len(x))
+    for step in range(max(counts.tolist(), default=0)):
+        index, index_to = start + counts.clamp(max=step), start + counts.clamp(max=step + 1)
+        at, to = _levels(sigmas, index, x), _levels(sigmas, index_to, x)
+        x = jump_rows(target_of(models), x, at, to, labels, moving_rows(index, index_to))
     return x
+
+
+def _levels(sigmas: Tensor, index: Tensor, x: Tensor) -> Tensor:
+    """Noise levels at grid indices, (batch,) on x's device."""
+    return on_device(sigmas.cpu()[index.cpu()], x.device)
 
 
 SELF_TEACHERS: dict[str, Callable[..., Tensor]] = {

@@ -5,6 +5,7 @@ from .churn import Churn
 from .dopri5 import Dopri5, SolverError, integrate
 from .euler import Euler
 from .heun import Heun, HeunTable, heun_solve, heun_solve_reference
+from .multistep import MultistepTable
 
 __all__ = [
     "SOLVERS",
@@ -13,6 +14,7 @@ __all__ = [
     "Euler",
     "Heun",
     "HeunTable",
+    "MultistepTable",
     "Solver",
     "SolverError",
     "heun_solve",

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from ..kernels.heun import heun_correct, heun_predict
-from .base import Denoise, Level, check_levels, expand, slope
+from .base import Denoise, Level, expand, slope
 from .euler import Euler
+from .grid_solve import GridSolve, Network, check_grid, check_steps
+from .memory import laid_out_like
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class HeunTable:
         device: of the solver state.
     """
 
-    names = ("alpha", "beta", "A", "B", "C", "c_in", "c_noise")
+    names = ("alpha", "beta", "A", "B", "C", "c_in", "c_in_to", "c_noise", "c_noise_to")
+    history = 0
 
     def __init__(
         self,
@@ -81,18 +84,50 @@ class HeunTable:
         P, Q = precond.denoise_coefficients(t)
         a, b = (1 - P) / t, -Q / t
         h = t.diff(append=t[-1:])
-        a_to, b_to = torch.cat([a[1:], a[-1:]]), torch.cat([b[1:], b[-1:]])
+        a_to, b_to, c_in, c_noise = _next(a), _next(b), precond.c_in(t), precond.c_noise(t)
         alpha, beta = 1 + h * a, h * b
         A, B, C = 1 + h / 2 * (a + a_to * alpha), h / 2 * (b + a_to * beta), h / 2 * b_to
-        rows = [alpha, beta, A, B, C, precond.c_in(t), precond.c_noise(t)]
-        self.values = torch.stack(rows).to(device=device, dtype=dtype)  # (7, num_scales)
+        rows = [alpha, beta, A, B, C, c_in, _next(c_in), c_noise, _next(c_noise)]
+        # (9, num_scales), copied without waiting for what the device does
+        self.values = torch.stack(rows).to(dtype).to(device, non_blocking=True)
+        self.num_scales = len(t)
+        self.idle = self.num_scales - 1
 
     def __len__(self) -> int:
-        return self.values.shape[1]
+        return self.num_scales
 
     def at(self, index: Tensor) -> dict[str, Tensor]:
         """Coefficients of the intervals that start at `index`, (batch,) each."""
         return dict(zip(self.names, self.values.index_select(1, index), strict=True))
+
+    def passes(self, steps: Tensor) -> Tensor:
+        """A pass is a step with its two network calls."""
+        return steps
+
+    def columns(self, start: Tensor, passes: int) -> Tensor:
+        """Grid index of every step, (images, passes); those after the last level are not used."""
+        return (start[:, None] + torch.arange(passes)).clamp(max=self.idle)
+
+    def scale(self, start: Tensor) -> Tensor:
+        """c_in at grid index `start`, (batch,)."""
+        return self.at(start)["c_in"]
+
+    def noise_inputs(self) -> Tensor:
+        """c_noise of the whole grid, (num_scales,)."""
+        return self.values[self.names.index("c_noise")]
+
+    def advance(self, network: Network, column: Tensor, state: list[Tensor]) -> list[Tensor]:
+        """[x, c_in x] after the step from grid index `column`, (batch,)."""
+        (x, scaled), k = state, self.at(column)
+        own = scaled.dtype
+        F1 = laid_out_like(network(scaled, k["c_noise"], column), x)
+        scaled = heun_predict(x, F1, k["alpha"], k["beta"], k["c_in_to"], out_dtype=own)
+        F2 = laid_out_like(network(scaled, k["c_noise_to"], column + 1), x)
+        return list(heun_correct(x, F1, F2, k["A"], k["B"], k["C"], k["c_in_to"], out_dtype=own))
+
+
+def _next(values: Tensor) -> Tensor:
+    return torch.cat([values[1:], values[-1:]])
 
 
 def heun_solve_reference(
@@ -104,10 +139,11 @@ def heun_solve_reference(
     labels: Tensor | None = None,
 ) -> Tensor:
     """What `heun_solve` returns, by the plain formula and on the whole batch at every step."""
-    start, counts = _check_steps(x, sigmas, start, num_steps)
+    start, steps = check_steps(len(x), check_grid(x, sigmas), start, num_steps)
     grid = torch.as_tensor(sigmas, dtype=x.dtype).to(x.device)
-    start, steps = start.to(x.device), torch.tensor(counts, device=x.device)
-    for m in range(max(counts, default=0)):
+    most = max(steps.tolist(), default=0)
+    start, steps = start.to(x.device), steps.to(x.device)
+    for m in range(most):
         active = m < steps
         index = torch.where(active, start + m, start).clamp(max=len(grid) - 2)
         x_next = trapezoid(denoiser, x, grid[index], grid[index + 1], labels)
@@ -115,7 +151,6 @@ def heun_solve_reference(
     return x
 
 
-@torch.no_grad()
 def heun_solve(
     denoiser: Denoise,
     x: Tensor,
@@ -124,23 +159,25 @@ def heun_solve(
     num_steps: int | Tensor,
     labels: Tensor | None = None,
     table: HeunTable | None = None,
+    slots: int | None = None,
 ) -> Tensor:
     """Points after `num_steps` Heun steps along the grid, shape and dtype of x; no gradient.
 
     A `Denoiser` is called as a raw network between two fused updates, on the images whose steps
     are not done; other callables go through `heun_solve_reference`. Finished images keep their
-    bits. Every step costs two network calls.
+    bits. Every step costs two network calls. The result of 4 axes is channels-last.
 
     Args:
         denoiser: called as denoiser(x, sigma, labels). It is taken apart if it has `raw` and
             `precond`, so a wrapper that changes the result must not have them.
         x: (batch, ...) float32 or float64, image j at level sigmas[start[j]].
-        sigmas: (num_scales,) positive levels.
-        start: (batch,) int64 grid indices. On another device than the CPU they are copied there
-            first, which waits for that device.
+        sigmas: (num_scales,) positive levels. Like `start` and `num_steps` best on the CPU,
+            whatever x's device: from elsewhere they are copied there, which waits for that device.
+        start: (batch,) int64 grid indices.
         num_steps: steps of every image, or (batch,) int64; start + num_steps <= num_scales - 1.
         labels: (batch,), (batch, classes) or (1, classes), passed to the network.
         table: `HeunTable(denoiser.precond, sigmas, x.dtype, x.device)` if it is already there.
+        slots: images per network batch, >= 1; None: all. No result depends on it.
 
     Raises:
         ValueError: for indices off the grid, real indices, or inadmissible levels.
@@ -148,91 +185,9 @@ def heun_solve(
     Source: Kim et al. 2024, Section 3.2 (Solver), with Heun's method of Karras et al. 2022.
     """
     precond = getattr(denoiser, "precond", None)
-    raw = getattr(denoiser, "raw", None)
-    if precond is None or raw is None:
-        return heun_solve_reference(denoiser, x, sigmas, start, num_steps, labels)
-    start, counts = _check_steps(x, sigmas, start, num_steps)
+    if precond is None or not hasattr(denoiser, "raw"):
+        with torch.no_grad():
+            return heun_solve_reference(denoiser, x, sigmas, start, num_steps, labels)
+    start, steps = check_steps(len(x), check_grid(x, sigmas), start, num_steps)
     table = table or HeunTable(precond, sigmas, x.dtype, x.device)
-    own = _network_dtype(denoiser, x)
-    to_itself = getattr(denoiser, "kind", None) == "trajectory"
-
-    # Images with more steps first: those still active are then always a prefix of the batch.
-    order = sorted(range(len(counts)), key=lambda j: -counts[j])
-    ragged = len(set(counts)) > 1
-    if ragged:
-        rows = torch.tensor(order, device=x.device)
-        x, start = x[rows], start[order]
-        # One row of labels may serve all images.
-        labels = labels if labels is None or len(labels) == 1 else labels[rows]
-    index = start.to(x.device)
-
-    def network(scaled: Tensor, c_noise: Tensor) -> Tensor:
-        classes = None if labels is None else labels[: len(scaled)]  # a single row stays
-        return raw(scaled, c_noise, c_noise if to_itself else None, classes)
-
-    now = table.at(index)
-    scaled = (now["c_in"].reshape(-1, *[1] * (x.ndim - 1)) * x).to(own)
-    done: list[Tensor] = []
-    for m in range(max(counts, default=0)):
-        left = sum(count > m for count in counts)
-        if left < len(x):
-            done.append(x[left:])
-            x, scaled, index = x[:left], scaled[:left], index[:left]
-            now = {name: value[:left] for name, value in now.items()}
-        F1 = network(scaled, now["c_noise"])
-        x = _like(x, F1)
-        index = index + 1
-        to = table.at(index)
-        scaled = heun_predict(x, F1, now["alpha"], now["beta"], to["c_in"], out_dtype=own)
-        F2 = _like(network(scaled, to["c_noise"]), x)
-        x, scaled = heun_correct(x, F1, F2, now["A"], now["B"], now["C"], to["c_in"], out_dtype=own)
-        now = to
-    if not ragged:
-        return x
-    last = x.ndim == 4 and not x.is_contiguous()
-    layout = torch.channels_last if last else torch.contiguous_format
-    joined = torch.cat([part.contiguous(memory_format=layout) for part in (x, *reversed(done))])
-    result = torch.empty_like(joined)
-    result[rows] = joined
-    return result
-
-
-def _network_dtype(denoiser: Any, x: Tensor) -> torch.dtype:
-    if not isinstance(denoiser, torch.nn.Module):
-        return x.dtype
-    parameter: Tensor = next(denoiser.parameters(), x)
-    return parameter.dtype
-
-
-def _like(source: Tensor, layout: Tensor) -> Tensor:
-    if source.stride() == layout.stride():
-        return source
-    return torch.empty_like(layout, dtype=source.dtype).copy_(source)
-
-
-def _check_steps(
-    x: Tensor, sigmas: Tensor | Sequence[float], start: Tensor, num_steps: int | Tensor
-) -> tuple[Tensor, list[int]]:
-    levels = check_levels(x, sigmas)
-    if isinstance(levels[0], Tensor) or levels[-1] == 0:
-        raise ValueError("a teacher solve needs sigmas (num_scales,), all above 0")
-    start, steps = torch.as_tensor(start).cpu(), torch.as_tensor(num_steps).cpu()
-    if start.is_floating_point() or steps.is_floating_point():
-        raise ValueError(
-            "start and num_steps must be whole numbers of grid steps; real positions "
-            "(time_continuous) have no teacher solve"
-        )
-    if start.shape != (len(x),) or steps.numel() not in (1, len(x)):
-        raise ValueError(
-            f"start must be ({len(x)},) and num_steps a number or ({len(x)},), got "
-            f"{tuple(start.shape)} and {tuple(steps.shape)}"
-        )
-    counts = steps.reshape(-1).expand(len(x)).tolist()
-    last = len(levels) - 1
-    for i, n in zip(start.tolist(), counts, strict=True):
-        if i < 0 or n < 0 or i + n > last:
-            raise ValueError(
-                f"start={i} with num_steps={n} leaves the grid of {last + 1} levels; need "
-                f"start >= 0, num_steps >= 0 and start + num_steps <= {last}"
-            )
-    return start, counts
+    return GridSolve(denoiser, table, slots=slots)(x, start, steps[None], labels)[0]

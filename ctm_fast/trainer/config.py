@@ -55,6 +55,8 @@ class TrainConfig:
     ema_rampup: float = 0.05  # those half-lives are at most this share of the images seen
     target_ema: float = 0.999  # decay per step of the target network
     precision: Precision = "fp32"  # fp32 | bf16 | fp16; weights and averages stay float32
+    one_pass: bool = False  # differentiate all terms in one pass; needs a batch that is not split
+    capture: bool = False  # run every microbatch as a CUDA graph; nothing changes on a CPU
     seed: int = 0  # of data order, noise and dropout
     checkpoint_every: int = 1000  # steps; 0: only at the end and when stopped
     keep: int = 2  # checkpoints kept, >= 1
@@ -87,8 +89,14 @@ class TrainConfig:
         ):
             for value in values:
                 _decay(name, value)
-        if not isinstance(self.progress_bar, bool):
-            raise ValueError(f"progress_bar must be true or false, got {self.progress_bar!r}")
+        for name in ("progress_bar", "one_pass", "capture"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        if self.one_pass and (self.capture or self.precision == "fp16"):
+            raise ValueError(
+                "one_pass=True cannot be combined with capture=True, nor with precision='fp16', "
+                "whose range adaptive weights may leave"
+            )
 
     def replace(self, **changes: Any) -> TrainConfig:
         """Copy with some fields changed.

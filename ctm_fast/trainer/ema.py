@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..denoiser import Denoiser
 from .config import TrainConfig
@@ -47,7 +47,8 @@ class EMA:
     """Average of a model's weights, kept as a model: `ema.model`.
 
     It starts as a copy and follows by average = decay * average + (1 - decay) * weights in the
-    precision of the weights. Buffers are copied, not averaged.
+    precision of the weights. Buffers are copied, not averaged. `update` does it plainly; the
+    trainer's optimizer moves all averages while it has the weights at hand.
 
     Args:
         model: what is averaged, with float32 weights (float64 for tests of exactness).
@@ -65,8 +66,13 @@ class EMA:
         own: list[Tensor] = list(self.model.parameters())
         new: list[Tensor] = list(model.parameters())
         torch._foreach_lerp_(own, new, 1 - self.decay(images_seen, batch_size))
-        for kept, buffer in zip(self.model.buffers(), model.buffers()):
-            kept.copy_(buffer)
+        self.copy_buffers(model)
+
+    @torch.no_grad()
+    def copy_buffers(self, model: nn.Module) -> None:
+        """Make the buffers equal to those of `model`."""
+        if own := list(self.model.buffers()):
+            torch._foreach_copy_(own, list(model.buffers()))
 
 
 def averages(model: Denoiser, config: TrainConfig) -> list[EMA]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
 import torch
 
 from ..data import ImageDataset, batch_indices
@@ -17,6 +19,9 @@ class Feed:
     Every process draws the numbers of the whole global batch and keeps its rows, so they do not
     depend on the number of processes. They are drawn on the CPU and do not depend on the device.
 
+    `expect` names the next batch, which a thread then makes while the device works on this one;
+    leaving the feed as a context ends the thread. No batch depends on it.
+
     Args:
         objective: says which random numbers a step needs.
         data: where images and labels come from.
@@ -24,6 +29,8 @@ class Feed:
         world: this process among all; batch_size must divide among them.
         device: where batches go.
         labelled: whether the student takes labels.
+        threaded: whether to make batches ahead; by default unless the device is the CPU, which
+            has the same work to do at any time.
     """
 
     def __init__(
@@ -34,6 +41,7 @@ class Feed:
         world: World,
         device: torch.device,
         labelled: bool,
+        threaded: bool | None = None,
     ) -> None:
         if config.batch_size % world.size:
             raise ValueError(
@@ -45,15 +53,51 @@ class Feed:
         self.seed = config.seed
         self.device = device
         self.labelled = labelled
+        self.threaded = device.type != "cpu" if threaded is None else threaded
+        self._thread: ThreadPoolExecutor | None = None
+        self._next: tuple[tuple[int, float], Future[Batch]] | None = None
         share = config.batch_size // world.size
         self.rows = (world.rank * share, (world.rank + 1) * share)
 
     def __call__(self, step: int, progress: float) -> Batch:
         """This process's rows of step `step`, at training position `progress`, on the device."""
+        batch = self._expected(step, progress)
+        return (self._made(step, progress) if batch is None else batch).to(self.device)
+
+    def expect(self, step: int, progress: float) -> None:
+        """Begin to make that batch; another one can be asked for nevertheless."""
+        if self.threaded and self._next is None:
+            self._thread = self._thread or ThreadPoolExecutor(1, "ctm_fast-feed")
+            self._next = (step, progress), self._thread.submit(self._made, step, progress)
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._next = None
+        if self._thread is not None:
+            self._thread.shutdown(wait=True, cancel_futures=True)
+            self._thread = None
+
+    def _expected(self, step: int, progress: float) -> Batch | None:
+        if self._next is None:
+            return None
+        (key, future), self._next = self._next, None
+        if key == (step, progress):
+            return future.result()
+        # Data sets are read by one thread at a time.
+        wait([future])
+        return None
+
+    def _made(self, step: int, progress: float) -> Batch:
         indices = batch_indices(step, self.batch_size, len(self.data), self.seed)
         draw = self.objective.draw(
             self.batch_size, self.data.shape, stream(self.seed, step), progress
         )
         rows = Batch(indices, None, draw).slice(*self.rows)
         labels = self.data.labels(rows.images) if self.labelled else None
-        return Batch(self.data.images(rows.images), labels, rows.draw).to(self.device)
+        batch = Batch(self.data.images(rows.images), labels, rows.draw)
+        if self.device.type != "cuda":
+            return batch
+        with torch.cuda.device(self.device):
+            return batch.pinned()

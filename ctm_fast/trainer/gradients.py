@@ -4,44 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import get_total_norm
 
 from ..losses.objective import Batch, Models, Objective
 from ..models.dropout import shared_dropout
 from ..rng import stream
+from .captured import CapturedTerms, Pool, check_capture
 from .distributed import World, any_process, sum_over_processes
-
-
-class TermLoss(nn.Module):
-    """Loss of one term as one forward pass.
-
-    A term may call the student several times, by `forward` and by `jump`; wrapped like this,
-    DistributedDataParallel sees one forward per backward.
-    """
-
-    def __init__(self, objective: Objective, models: Models) -> None:
-        super().__init__()
-        self.student = models.student
-        # A tuple hides modules: only the student's weights are to be synchronised.
-        self._rest = (objective, models)
-
-    def forward(self, term: str, batch: Batch, progress: float) -> Tensor:
-        """Loss per image, (batch,)."""
-        objective, models = self._rest
-        loss: Tensor = objective.loss(term, batch, models, progress)
-        if loss.shape != (len(batch),):
-            raise ValueError(
-                f"term {term!r} returned a loss of shape {tuple(loss.shape)}; "
-                f"need one value per image, ({len(batch)},)"
-            )
-        return loss
+from .one_pass import backward_together, check_one_pass, student_outputs
+from .sums import added, norm_of, wide
+from .term_loss import TermLoss, reached
 
 
 @dataclass
@@ -50,14 +29,15 @@ class Numbers:
 
     losses: Tensor  # (terms,) mean over the global batch, before the adaptive weight
     weights: Tensor  # (terms,) adaptive weight, 1 for terms without one
-    norms: Tensor  # (terms,) gradient norm of each term, before the adaptive weight
+    # (terms,) gradient norm of each term before its weight; with one_pass, at the last layer
+    norms: Tensor
     total: Tensor  # () gradient norm of the weighted sum
     stop: Tensor  # () number of processes that were asked to stop
 
     def packed(self) -> Tensor:
         """All numbers in one float32 vector, so that one copy moves them to the host."""
-        scalars = torch.stack([self.total, self.stop])
-        return torch.cat([self.losses, self.weights, self.norms, scalars])
+        parts = (self.losses, self.weights, self.norms, self.total, self.stop)
+        return torch.cat([part.reshape(-1).float() for part in parts])
 
 
 class StepGradients:
@@ -66,7 +46,11 @@ class StepGradients:
     For each term in turn: backward of sum(loss per image) / global batch over the microbatches,
     synchronised once, on the last one. Then its weight, from gradient norms at the last layer that
     belong to the whole global batch, and the sum over terms. A single term needs no second set of
-    gradients, several need one more.
+    gradients, several need one more. No network is passed through twice for a weight.
+
+    With `one_pass` all terms are differentiated together, see `one_pass`: no second set of
+    gradients and one synchronisation, but the activations of all terms are alive at once, and the
+    batch cannot be split. The result is the same up to rounding and dropout masks.
 
     Dropout masks come from (seed, step, term, first row), so they do not depend on earlier steps;
     they do depend on how the batch is split, as they are drawn per call.
@@ -78,6 +62,12 @@ class StepGradients:
         batch_size: images per step over all processes.
         microbatch: images per backward pass, or None.
         seed: of the dropout masks.
+        one_pass: differentiate all terms together.
+        pool: capture each microbatch as a CUDA graph in it.
+
+    Raises:
+        ValueError: if the objective, the microbatch or the number of processes do not allow
+            `one_pass` or a capture.
     """
 
     def __init__(
@@ -89,6 +79,8 @@ class StepGradients:
         batch_size: int,
         microbatch: int | None,
         seed: int,
+        one_pass: bool = False,
+        pool: Pool | None = None,
     ) -> None:
         self.objective = objective
         self.models = models
@@ -100,6 +92,13 @@ class StepGradients:
         self.device = self.parameters[0].device
         self.module: nn.Module = TermLoss(objective, models)
         self._synchronised = world.size == 1
+        self.one_pass = one_pass and len(objective.terms) > 1
+        if self.one_pass:
+            check_one_pass(objective, microbatch, batch_size // world.size)
+        self._captured: CapturedTerms | None = None
+        if pool is not None:
+            check_capture(objective, world)
+            self._captured = CapturedTerms(self.module, self.parameters, pool)
 
     def prepare(self, step: int, batch: Batch, progress: float) -> None:
         """The objective's work without gradient, on this process's rows."""
@@ -121,50 +120,99 @@ class StepGradients:
         """
         if not self._synchronised:
             self._synchronise(step, batch, progress)
-        objective, count = self.objective, len(self.objective.terms)
-        losses = torch.zeros(count + 1, device=self.device)
-        losses[-1] = float(stop)
-        weights, norms = [], []
-        total: list[Tensor | None] = []
-        reference = torch.ones((), device=self.device)
         for p in self.parameters:
             p.grad = None
+        compute = self._together if self.one_pass else self._in_turn
+        with self._one_cast():
+            losses, weights, norms, norm = compute(step, batch, progress, scale)
+        asked = torch.full((1,), float(stop), device=self.device)
+        sums = sum_over_processes(self.world, torch.cat([losses, asked]))
+        return Numbers(sums[:-1], weights, norms, norm, sums[-1])
+
+    def _together(
+        self, step: int, batch: Batch, progress: float, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Losses, weights, norms and the total norm, by one backward pass for all terms."""
+        first, factor = self.world.rank * len(batch), self._factor(scale)
+        objective, student = self.objective, self.models.student
+        with student_outputs(student.net) as outputs, self._dropout(step, 1, first):
+            losses = [loss.sum() for loss in self.module(None, batch, progress)]
+        weights, norms = backward_together(
+            [loss * factor for loss in losses],
+            outputs,
+            student.last_layer.weight,
+            objective.terms,
+            objective.balance,
+            self.world,
+            scale,
+        )
+        total = norm_of([p.grad for p in self.parameters]) / scale
+        return torch.stack(losses).detach() / self.batch_size, weights, norms, total
+
+    def _in_turn(
+        self, step: int, batch: Batch, progress: float, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Losses, weights, norms and the total norm, one term after the other."""
+        objective, device = self.objective, self.device
+        active = getattr(objective, "active", lambda term, batch: True)
+        losses: list[Tensor] = []
+        weights: list[Tensor] = []
+        norms: list[Tensor] = []
+        total: list[Tensor | None] = []
+        reference = one = torch.ones((), device=device, dtype=wide(self.parameters[0]))
         for k, term in enumerate(objective.terms):
-            losses[k] = self._backward(step, k, term, batch, progress, scale)
+            weight = one
+            if not active(term, batch):
+                losses.append(0 * one)
+                norms.append(0 * one)
+                weights.append(one)
+                continue
+            losses.append(self._backward(step, k, term, batch, progress, scale))
             gradients = [p.grad for p in self.parameters]
-            norms.append(_norm(gradients, self.device) / scale)
-            weight = torch.ones((), device=self.device)
+            norms.append(norm_of(gradients) / scale)
             if k == 0 and objective.balance:
                 reference = self._last_layer_norm(term) / scale
             elif term in objective.balance:
                 weight = objective.balance[term](reference, self._last_layer_norm(term) / scale)
             weights.append(weight)
-            total = gradients if k == 0 else _added(total, gradients, weight)
+            if self._captured is not None and k + 1 < len(objective.terms):
+                # Graphs write to the same memory again: what is kept has to leave it.
+                gradients = [None if g is None else g.clone() for g in gradients]
+            total = added(total, gradients, weight) if k else gradients
             for p in self.parameters:
                 p.grad = None
         for p, gradient in zip(self.parameters, total):
             p.grad = gradient
-        sum_over_processes(self.world, losses)
-        norm = norms[0] if count == 1 else _norm(total, self.device) / scale
-        return Numbers(losses[:-1], torch.stack(weights), torch.stack(norms), norm, losses[-1])
+        norm = norms[0] if len(norms) == 1 else norm_of(total) / scale
+        return torch.stack(losses), torch.stack(weights), torch.stack(norms), norm
+
+    def _factor(self, scale: float) -> float:
+        # DistributedDataParallel averages over processes, the loss is a sum over them.
+        return scale * self.world.size / self.batch_size
 
     def _backward(
         self, step: int, k: int, term: str, batch: Batch, progress: float, scale: float
     ) -> Tensor:
         """Accumulate one term's gradient; returns this process's share of the mean loss."""
-        size = len(batch)
+        size, factor = len(batch), self._factor(scale)
         micro = min(self.microbatch or size, size)
         first = self.world.rank * size
-        # DistributedDataParallel averages over processes, the loss is a sum over them.
-        factor = scale * self.world.size / self.batch_size
         loss_sum = torch.zeros((), device=self.device)
+        if self._captured is not None:
+            self._captured.begin()
         for start in range(0, size, micro):
             stop = min(start + micro, size)
             part = batch.slice(start, stop)
-            with self._sync(stop == size), self._dropout(step, k + 1, first + start):
-                loss = self.module(term, part, progress)
+            dropout = partial(self._dropout, step, k + 1, first + start)
+            if self._captured is not None:
+                self._captured(term, part, factor, dropout)
+                continue
+            with self._sync(stop == size), dropout():
+                (loss,) = self.module(term, part, progress)
                 (loss.sum() * factor).backward()
             loss_sum += loss.detach().sum()
+        if self._captured is not None:
+            loss_sum += self._captured.loss_sum
         return loss_sum / self.batch_size
 
     def _synchronise(self, step: int, batch: Batch, progress: float) -> None:
@@ -173,10 +221,10 @@ class StepGradients:
         A term need not use every weight, for example not a label embedding without labels.
         """
         unused = False
-        for k, term in enumerate(self.objective.terms):
+        for k, term in enumerate([None] if self.one_pass else self.objective.terms):
             with self._dropout(step, k + 1, 0):
-                loss = self.module(term, batch.slice(0, min(2, len(batch))), progress)
-            used = _reached(loss)
+                losses = self.module(term, batch.slice(0, min(2, len(batch))), progress)
+            used = reached(losses)
             unused = unused or not all(id(p) in used for p in self.parameters)
         with warnings.catch_warnings():
             # The option has another name from torch 2.13 on, which older versions lack.
@@ -193,6 +241,15 @@ class StepGradients:
         if isinstance(self.module, DistributedDataParallel):
             self.module = self.module.module
             self._synchronised = False
+
+    def _one_cast(self) -> AbstractContextManager[Any]:
+        """Inside, autocast casts each of the student's weights once, not once per call.
+
+        Its cache lasts as long as the outermost of its contexts. In a graph it would not.
+        """
+        if self.models.student.dtype is None or self._captured is not None:
+            return nullcontext()
+        return torch.autocast(self.device.type, enabled=False)
 
     @contextmanager
     def _sync(self, last: bool) -> Iterator[None]:
@@ -213,42 +270,4 @@ class StepGradients:
                 f"term {term!r} has no gradient at the student's last layer, which its adaptive "
                 "weight is measured at; train the last layer, or use an objective without balance"
             )
-        return gradient.float().norm()
-
-
-def _reached(loss: Tensor) -> set[int]:
-    """`id` of every leaf that `loss` depends on."""
-    leaves: set[int] = set()
-    seen, stack = {loss.grad_fn}, [loss.grad_fn]
-    while stack:
-        node = stack.pop()
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            leaves.add(id(leaf))
-        for below, _ in () if node is None else node.next_functions:
-            if below is not None and below not in seen:
-                seen.add(below)
-                stack.append(below)
-    return leaves
-
-
-def _norm(gradients: list[Tensor | None], device: torch.device) -> Tensor:
-    present = [g for g in gradients if g is not None]
-    if not present:
-        raise ValueError("no weight of the student has a gradient; is everything frozen?")
-    return get_total_norm(present).float().to(device)
-
-
-@torch.no_grad()
-def _added(
-    total: list[Tensor | None], gradients: list[Tensor | None], weight: Tensor
-) -> list[Tensor | None]:
-    """total + weight * gradients, in place of the operands."""
-    both = [(a, b) for a, b in zip(total, gradients) if a is not None and b is not None]
-    only = [b for a, b in zip(total, gradients) if a is None and b is not None]
-    own = [b for _, b in both] + only
-    if own:
-        torch._foreach_mul_(own, weight)
-    if both:
-        torch._foreach_add_([a for a, _ in both], [b for _, b in both])
-    return [b if a is None else a for a, b in zip(total, gradients)]
+        return gradient.to(wide(gradient)).norm()

@@ -1,4 +1,4 @@
-"""The run's log, one JSON line per entry, and the progress bar."""
+"""What a run says of itself: the log, one JSON line per entry, and the summary."""
 
 from __future__ import annotations
 
@@ -6,12 +6,24 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..checkpoints.files import write_text
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `Trainer.fit` did."""
+
+    steps: int  # finished steps in all
+    images: int  # images seen in all
+    seconds: float  # time spent in this call
+    loss: dict[str, float]  # last logged mean of each term
+    checkpoint: Path | None  # newest checkpoint
 
 
 class Window:

@@ -25,7 +25,7 @@ FORMAT, VERSION = "training", 1
 # Options that a resumed run may change without becoming another run.
 FREE = frozenset(
     {"steps", "microbatch", "checkpoint_every", "keep", "log_every", "preview_every"}
-    | {"progress_bar"}
+    | {"progress_bar", "one_pass", "capture"}
 )
 
 

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +19,21 @@ from ..data import ImageDataset
 from ..denoiser import Denoiser
 from ..losses.objective import Models, Objective
 from . import distributed, state
+from .captured import graph_pool
 from .checkpointer import Checkpointer
 from .checks import check_data, check_networks, check_objective
 from .config import PRECISIONS, TrainConfig
-from .ema import EMA, Rate, averages
+from .ema import Rate, averages
 from .feed import Feed
 from .gradients import StepGradients
 from .health import Monitor, NonFiniteLoss
-from .log import Clock, Log, peak_memory
+from .log import Clock, Log, Summary, peak_memory
 from .run_folder import RunFolder
 from .scaling import Update
 from .signals import Signals
+from .target import Target
 
 Callback = Callable[["Trainer", int], None]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What `Trainer.fit` did."""
-
-    steps: int  # finished steps in all
-    images: int  # images seen in all
-    seconds: float  # time spent in this call
-    loss: dict[str, float]  # last logged mean of each term
-    checkpoint: Path | None  # newest checkpoint
 
 
 class Trainer:
@@ -104,10 +94,10 @@ class Trainer:
             self.teacher = teacher.to(self.device).eval().requires_grad_(False)
         self.step = 0
         self._averages = averages(self.student, self.config)
-        self._target: EMA | None = None
-        if "target" in objective.needs:
-            self._target = EMA(self.student, Rate(self.config.target_ema))
-        self._update = Update(self.student, self.config)
+        wanted = "target" in objective.needs
+        self._target = Target(self.student, Rate(self.config.target_ema)) if wanted else None
+        followers = [*self._averages, *([self._target] if self._target else [])]
+        self._update = Update(self.student, self.config, followers)
         scaled = self._update.scaler is not None
         late = self.device.type == "cuda" and not scaled
         self._monitor = Monitor(objective.terms, late=late, scaled=scaled)
@@ -125,12 +115,14 @@ class Trainer:
             batch_size=self.config.batch_size,
             microbatch=self.config.microbatch,
             seed=self.config.seed,
+            one_pass=self.config.one_pass,
+            pool=graph_pool(self.device) if self.config.capture else None,
         )
 
     @property
     def models(self) -> Models:
         """Student, target and teacher as the objective sees them."""
-        target = None if self._target is None else self._target.model
+        target = None if self._target is None else self._target.network
         return Models(self.student, target, self.teacher)
 
     @property
@@ -166,7 +158,7 @@ class Trainer:
         hidden = not (self.config.progress_bar and self.world.first)
         bar = tqdm(total=self.config.steps, initial=self.step, disable=hidden, unit="step")
         writing = self._checkpointer.writing() if self._checkpointer else nullcontext()
-        with writing, Signals() as signals, bar:
+        with writing, Signals() as signals, bar, self._feed:
             self._write_config()
             self._log.cut(self.step)
             self._monitor.stop = False
@@ -215,21 +207,24 @@ class Trainer:
         return min(step / self.config.steps, 1.0)
 
     def _advance(self, signals: Signals) -> None:
-        """One optimizer step, then the averages."""
+        """One optimizer step, of the weights and of their averages."""
         step, progress, update = self.step, self._progress(self.step), self._update
         batch = self._feed(step, progress)
+        if step + 1 < self.config.steps:
+            self._feed.expect(step + 1, self._progress(step + 1))
         self._gradients.prepare(step, batch, progress)
+        decays = [a.decay(self.images_seen, self.config.batch_size) for a in update.averages]
         applied = False
         while not applied:
             asked = signals.asked is not None
             numbers = self._gradients(step, batch, progress, update.scale, asked)
             self._monitor.watch(step, numbers)
-            applied = update(numbers.total, self.config.learning_rate(step))
+            applied = update(numbers.total, self.config.learning_rate(step), decays)
             if update.scale < 1:
                 checkpoint = self._monitor.checkpoint
                 raise NonFiniteLoss(step, "all terms", "the unscaled gradient", checkpoint)
-        for average in [*self._averages, *([self._target] if self._target else [])]:
-            average.update(self.student, self.images_seen, self.config.batch_size)
+        if self._target is not None:
+            self._target.refresh()
         self.step += 1
 
     def _stopping(self, signals: Signals) -> bool:

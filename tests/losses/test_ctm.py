@@ -181,6 +181,8 @@ def test_draws_depend_on_the_generator_alone() -> None:
         ({"estimate_inner": "ema"}, "estimate_inner 'ema'"),
         ({"estimate_inner": "target"}, "no gradient flows through estimate_inner='target'"),
         ({"denoising_frequency": 0.0}, "denoising_frequency must be in"),
+        ({"teacher_solver": "rk4"}, "teacher_solver 'rk4'"),
+        ({"teacher_slots": 0}, "teacher_slots must be at least 1, got 0"),
         ({"self_teacher": "euler"}, "self_teacher 'euler'"),
         ({"weighting": "nope"}, "weighting 'nope'"),
         ({"consistency_weight": -1.0}, "consistency_weight=-1.0"),
@@ -283,3 +285,15 @@ def test_constant_net_counts() -> None:
     net = ConstantNet(0.0)
     net(torch.zeros(3, 1, 4, 4), torch.zeros(3))
     assert (net.calls, net.rows) == (1, 3)
+
+
+def test_slots_and_the_multistep_solver_of_the_teacher() -> None:
+    plain = CTM(num_scales=8, distance=L2(), levels=TrajectoryLevels(max_steps=5, per_sample=True))
+    _, target, batch, models = composed(plain)
+    steps, net = int(batch.draw["num_steps"].sum()), models.teacher.net
+    net.rows = 0
+    dataclasses.replace(plain, teacher_slots=5).prepare(batch, models)
+    torch.testing.assert_close(batch.draw["target_pixels"], target, rtol=1e-5, atol=1e-5)
+    assert net.rows == 2 * steps
+    dataclasses.replace(plain, teacher_solver="multistep").prepare(batch, models)
+    assert net.rows == 3 * steps + len(batch)

@@ -51,3 +51,32 @@ def test_balance_ignores_the_fixed_factors_of_both_losses() -> None:
     plain = Balance()(*norms)
     factored = Balance(reference_factor=2.0, factor=3.0)(2 * norms[0], 3 * norms[1])
     assert factored.item() == pytest.approx(plain.item())
+
+
+def test_whole_numbers_stay_known_on_the_cpu() -> None:
+    index = torch.arange(4)
+    draw = {"index": index, "noise": torch.zeros(4, 2), "n": 3}
+    batch = Batch(torch.zeros(4, 1, 2, 2), torch.arange(4), draw)
+    assert batch.known("index") is index
+    assert batch.known("n") is None
+    moved = batch.to("meta")
+    assert {v.device.type for v in (moved.images, moved.labels, moved.draw["noise"])} == {"meta"}
+    assert moved.draw["index"].device.type == "meta"
+    assert set(moved.host) == {"index"}
+    part = moved.slice(1, 3)
+    assert part.known("index").tolist() == [1, 2]
+    assert part.known("noise") is None
+    assert moved.to("meta").known("index") is index
+    # Without the copy nothing is read from a device.
+    assert Batch(moved.images, None, moved.draw).known("index") is None
+
+
+@pytest.mark.gpu
+def test_pinned_batches_keep_their_values() -> None:
+    batch = Batch(torch.rand(4, 1, 2, 2), torch.arange(4), {"index": torch.arange(4), "n": 3})
+    pinned = batch.pinned()
+    assert pinned.images.is_pinned()
+    assert pinned.draw["n"] == 3
+    back = pinned.to("cuda").to("cpu")
+    assert torch.equal(back.images, batch.images)
+    assert torch.equal(back.known("index"), batch.draw["index"])

@@ -1,15 +1,21 @@
 """Moving along trajectories: the teacher's solve, self-teachers, jumps that stay where they are."""
 
+import gc
+
 import pytest
 import torch
+from torch import Tensor
 
 from ctm_fast.losses import CTM, L2, Models, PseudoHuber, evaluate
-from ctm_fast.losses.trajectories import jump_moved
+from ctm_fast.losses.trajectories import SELF_TEACHERS, _solves, solve_with_teacher
 from ctm_fast.rng import stream
+from ctm_fast.sigmas import karras_sigmas
 from ctm_fast.timesteps import TrajectoryLevels
 
 from .test_ctm import composed, exact, residual
 from .tools import constant, drawn
+
+GRID = karras_sigmas(8).float()
 
 
 def test_the_teacher_solve_costs_two_calls_per_step_and_identity_jumps_cost_none() -> None:
@@ -43,14 +49,68 @@ def test_the_exact_solution_is_a_fixed_point_without_a_teacher(mode: str) -> Non
     assert residual(objective) < (1e-3 if mode == "heun_denoiser" else 1e-12)
 
 
-def test_identity_jumps_are_exact() -> None:
+def solved(models: Models, seed: int = 0, **options: object) -> Tensor:
+    generator = stream(seed)
+    start = torch.randint(3, (5,), generator=generator)
+    x = torch.randn(5, 1, 4, 4, generator=generator)
+    return solve_with_teacher(models, x, GRID, start, start + 1, None, **options)
+
+
+def test_what_the_solve_keeps_lives_as_long_as_the_models() -> None:
+    teacher = constant(0.3, False)
+    models = Models(constant(0.0, True), None, teacher)
+    first = solved(models)
+    (kept,) = _solves[models].values()
+    assert torch.equal(solved(models), first) and len(_solves[models]) == 1
+    same = Models(models.student, None, teacher)
+    solved(same)
+    assert list(_solves[same].values()) == [kept]
+    assert torch.equal(solved(models, slots=2), first) and len(_solves[models]) == 2
+    before = len(_solves)
+    del models, same
+    gc.collect()
+    assert len(_solves) == before - 1
+
+
+def test_other_solvers_and_callables() -> None:
+    teacher = exact(False)
+    models = Models(teacher, None, teacher)
+    before = teacher.net.rows
+    solved(models, solver="multistep")
+    two_step = teacher.net.rows - before
+    solved(models)
+    assert teacher.net.rows - before - two_step == 2 * (two_step - 5)
+
+    def half(x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        return x / 2
+
+    plain = Models(teacher, None, half)  # type: ignore[arg-type]
+    assert solved(plain).shape == (5, 1, 4, 4) and plain not in _solves
+
+
+@pytest.mark.parametrize("name", ["teacher", *SELF_TEACHERS])
+def test_grid_indices_on_the_cpu_are_enough(name: str) -> None:
+    """Tensors on the meta device have no values: looking at one is an error."""
+    networks = [constant(0.3, destination).to("meta") for destination in (True, True, False)]
+    solve = SELF_TEACHERS.get(name, solve_with_teacher)
+    start, steps = torch.tensor([0, 3, 1]), torch.tensor([2, 1, 0])
+    for n in (steps, 2):
+        x = torch.empty(3, 1, 4, 4, device="meta")
+        assert solve(Models(*networks), x, GRID, start, n, None).is_meta
+
+
+@pytest.mark.parametrize("name", ["jump", "iterative_jump"])
+def test_jumps_of_images_with_their_own_steps(name: str) -> None:
     model = exact(True)
-    x = torch.randn(6, 1, 4, 4, dtype=torch.float64, generator=stream(1))
-    sigma = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], dtype=torch.float64)
-    to = torch.tensor([1.0, 1.0, 3.0, 2.0, 5.0, 6.0], dtype=torch.float64)
-    moved = jump_moved(model, x, sigma, to, None)
-    assert torch.equal(moved[[0, 2, 4, 5]], x[[0, 2, 4, 5]])
-    torch.testing.assert_close(moved, model.jump(x, sigma, to), rtol=1e-12, atol=1e-12)
+    models = Models(model, model)
+    x = torch.randn(3, 1, 4, 4, dtype=torch.float64, generator=stream(1))
+    start, steps = torch.tensor([0, 3, 1]), torch.tensor([2, 1, 0])
+    grid = GRID.double()
+    moved = SELF_TEACHERS[name](models, x, grid, start, steps, None)
+    expected = model.net.data.jump(x, grid[start], grid[start + steps])
+    torch.testing.assert_close(moved, expected, rtol=1e-9, atol=1e-9)
+    if name == "iterative_jump":
+        assert torch.equal(moved[2], x[2]) and model.net.rows == 3
 
 
 def test_missing_networks_are_named() -> None:

@@ -251,7 +251,9 @@ def test_table_is_computed_in_float64_and_can_be_shared():
         "B": h / 2 * (b + a_to * h * b),
         "C": h / 2 * b_to,
         "c_in": 1 / (t**2 + sd**2).sqrt(),
+        "c_in_to": 1 / (t_to**2 + sd**2).sqrt(),
         "c_noise": 250 * t.log(),
+        "c_noise_to": 250 * t_to.log(),
     }
     assert list(at) == list(expected)
     for name, value in expected.items():

@@ -29,6 +29,16 @@ def same_as_one_process(out: Path, rank: int) -> None:
     save_file(kept, out / f"weights-{rank}.safetensors")
 
 
+def in_one_pass(out: Path, rank: int) -> None:
+    """Three steps whose terms are differentiated together, with a weight that no term uses."""
+    student = tiny.denoiser(seed=rank).to(memory_format=torch.channels_last)
+    student.net.unused = torch.nn.Linear(2, 2)
+    run = tiny.trainer(student=student, batch_size=8, steps=3, one_pass=True)
+    run.fit()
+    kept = {name: value.contiguous() for name, value in tiny.weights(run.ema).items()}
+    save_file(kept, out / f"one-pass-{rank}.safetensors")
+
+
 def resumed(out: Path, rank: int) -> None:
     """Continue the run of `same_as_one_process` by one step."""
     student = tiny.denoiser()
@@ -84,6 +94,7 @@ def stopped(out: Path, rank: int) -> None:
 
 CHECKS: tuple[Callable[[Path, int], None], ...] = (
     same_as_one_process,
+    in_one_pass,
     resumed,
     different_configuration,
     bad_loss,

@@ -43,6 +43,16 @@ def test_two_processes_do_what_one_does_with_the_whole_batch(two_processes, tmp_
             assert other[key] == pytest.approx(own[key], rel=1e-4)
 
 
+def test_two_processes_in_one_pass(two_processes):
+    assert results(two_processes, "in_one_pass") == ["ok", "ok"]
+    run = tiny.trainer(batch_size=8, steps=3)
+    run.fit()
+    first, second = (load_file(two_processes / f"one-pass-{rank}.safetensors") for rank in (0, 1))
+    for name, value in tiny.weights(run.ema).items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-6)
+
+
 def test_two_processes_resume(two_processes):
     assert results(two_processes, "resumed") == ["ok", "ok"]
     names = sorted(path.name for path in (two_processes / "two" / "checkpoints").iterdir())

@@ -1,5 +1,8 @@
 """Batches and random numbers are functions of the seed and the step."""
 
+import threading
+import time
+
 import pytest
 import torch
 
@@ -48,3 +51,102 @@ def test_labels_only_where_the_student_takes_them():
 def test_the_batch_has_to_divide():
     with pytest.raises(ValueError, match="batch_size=8 does not divide among 3 processes"):
         feed(World(0, 3))
+
+
+class Slow:
+    """A data set that counts readers and remembers who they were."""
+
+    def __init__(self, fail_at: int | None = None):
+        self.data, self.threads, self.reading, self.fail_at = tiny.dataset(), [], 0, fail_at
+
+    def __len__(self):
+        return len(self.data)
+
+    @property
+    def shape(self):
+        return self.data.shape
+
+    def images(self, indices):
+        self.threads.append(threading.current_thread())
+        self.reading += 1
+        time.sleep(0.01)
+        assert self.reading == 1
+        self.reading -= 1
+        if self.fail_at == len(self.threads):
+            raise OSError("unreadable")
+        return self.data.images(indices)
+
+    def labels(self, indices):
+        return self.data.labels(indices)
+
+
+def threaded(data, **options):
+    config = TrainConfig(batch_size=8, **options)
+    return Feed(CTM(num_scales=4), data, config, ALONE, torch.device("cpu"), True, threaded=True)
+
+
+def same(a, b):
+    return torch.equal(a.images, b.images) and torch.equal(a.draw["noise"], b.draw["noise"])
+
+
+def test_batches_made_ahead_are_the_same():
+    data, plain = Slow(), feed()
+    with threaded(data) as ahead:
+        for step in range(4):
+            batch = ahead(step, step / 4)
+            ahead.expect(step + 1, (step + 1) / 4)
+            assert same(batch, plain(step, step / 4))
+        # Others than the expected one, by step or by position, and then the expected one again.
+        assert same(ahead(9, 0.0), plain(9, 0.0))
+        ahead.expect(5, 0.5)
+        ahead.expect(6, 0.5)
+        assert same(ahead(5, 0.6), plain(5, 0.6))
+    main = threading.main_thread()
+    assert [thread is main for thread in data.threads] == [
+        *(True, False, False, False, False),
+        *(True, False, True),
+    ]
+    assert not any("ctm_fast-feed" in thread.name for thread in threading.enumerate())
+
+
+def test_an_error_while_making_a_batch_reaches_the_step_that_asks():
+    with threaded(Slow(fail_at=2)) as ahead:
+        ahead(0, 0.0)
+        ahead.expect(1, 0.0)
+        with pytest.raises(OSError, match="unreadable"):
+            ahead(1, 0.0)
+        assert len(ahead(1, 0.0)) == 8
+    with threaded(Slow(fail_at=1)) as ahead:
+        ahead.expect(0, 0.0)
+    with ahead:
+        assert len(ahead(0, 0.0)) == 8
+
+
+def test_nothing_runs_ahead_on_a_cpu_by_itself():
+    alone = feed()
+    alone.expect(0, 0.0)
+    assert alone._thread is None
+
+
+def test_training_with_a_thread_is_the_same_and_leaves_none(monkeypatch):
+    plain, ahead = tiny.trainer(steps=5), tiny.trainer(steps=5)
+    ahead._feed.threaded = True
+    plain.fit()
+    ahead.fit(3), ahead.fit(5)
+    for name, value in tiny.weights(plain.student).items():
+        assert torch.equal(tiny.weights(ahead.student)[name], value)
+    assert not any("ctm_fast-feed" in thread.name for thread in threading.enumerate())
+
+
+@pytest.mark.gpu
+def test_batches_are_copied_from_pinned_memory():
+    config = TrainConfig(batch_size=8)
+    device = torch.device("cuda", 0)
+    with Feed(CTM(num_scales=4), tiny.dataset(), config, ALONE, device, True) as ahead:
+        ahead.expect(1, 0.0)
+        made = ahead._next[1].result()
+        assert made.images.is_pinned()
+        batch = ahead(1, 0.0)
+    assert batch.images.is_cuda
+    assert torch.equal(batch.images.cpu(), feed()(1, 0.0).images)
+    assert batch.known("t_index").device.type == "cpu"

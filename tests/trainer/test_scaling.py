@@ -1,10 +1,11 @@
-"""Loss scaling of fp16: overflow, growth, state."""
+"""One update: clipping, averages, what is skipped; loss scaling of fp16: growth, state."""
 
 import pytest
 import torch
 
-from ctm_fast.trainer import NonFiniteLoss, TrainConfig
-from ctm_fast.trainer.scaling import Update
+from ctm_fast.kernels import _native
+from ctm_fast.trainer import EMA, NonFiniteLoss, Rate, TrainConfig
+from ctm_fast.trainer.scaling import LossScale, Update
 from tests.trainer import tiny
 
 
@@ -62,13 +63,76 @@ def test_clipping_bounds_the_gradient():
     student, update = loaded(TrainConfig(clip_grad=0.5))
     count = sum(weight.numel() for weight in student.parameters())
     update(torch.tensor(count**0.5), lr=0.1)
-    squares = sum(float(weight.grad.square().sum()) for weight in student.parameters())
+    moments = [update.optimizer.state[weight]["exp_avg"] for weight in update.parameters]
+    squares = sum(float((m / (1 - 0.9)).square().sum()) for m in moments)
     assert squares**0.5 == pytest.approx(0.5, rel=1e-4)
+    assert all(torch.equal(w.grad, torch.ones_like(w)) for w in student.parameters())
+
+
+def test_scale_grows_after_good_steps_and_reads_the_state_of_torch():
+    scale = LossScale(scale=8.0, growth_interval=3)
+    for finite in (True, True, False, True, True, True, True):
+        scale.update(finite)
+    assert (scale.scale, scale.good_steps) == (8.0, 1)
+    theirs = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=50)
+    theirs.scale(torch.zeros(()))
+    scale.restore(theirs.state_dict())
+    assert scale.to_json() == theirs.state_dict()
+    assert LossScale().to_json() == torch.amp.GradScaler("cpu").state_dict()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_gradient_that_is_not_finite_changes_nothing(precision):
+    student = tiny.denoiser()
+    followers = [EMA(student, Rate(0.5))]
+    update = Update(student, TrainConfig(precision=precision), followers)
+    for bad in (False, True):
+        before = [tiny.weights(student), tiny.weights(followers[0].model)]
+        for weight in student.parameters():
+            weight.grad = torch.full_like(weight, float("nan") if bad else update.scale)
+        applied = update(torch.tensor(float("nan") if bad else 1.0), 0.1, [0.5])
+        assert applied == (not bad or precision != "fp16")
+        for model, old in zip((student, followers[0].model), before):
+            for name, value in model.named_parameters():
+                assert torch.equal(value, old[name]) == bad
+        steps = {float(s["step"]) for s in update.optimizer.state.values()}
+        assert steps == {1.0}
+
+
+def test_averages_and_buffers_follow_like_ema_update():
+    student = tiny.denoiser()
+    fused, plain = ([EMA(student, Rate(d)) for d in (0.5, 0.9)] for _ in range(2))
+    student.net.first.weight.requires_grad_(False)
+    update = Update(student, TrainConfig(), fused)
+    for step in range(3):
+        student.net.scale.fill_(step)
+        for weight in update.parameters:
+            weight.grad = torch.full_like(weight, 1.0 + step)
+        assert update(torch.tensor(1.0), 0.1, [0.5, 0.9])
+        for average in plain:
+            average.update(student, 0, 8)
+    for one, other in zip(fused, plain):
+        for name, value in other.model.state_dict().items():
+            torch.testing.assert_close(one.model.state_dict()[name], value)
+
+
+@pytest.mark.skipif(_native.ABSENT is not None, reason=str(_native.ABSENT))
+def test_a_run_makes_one_call_per_step(monkeypatch):
+    calls = []
+    original = _native.module.optimizer_step
+    monkeypatch.setattr(
+        _native.module, "optimizer_step", lambda *args: (calls.append(args), original(*args))
+    )
+    monkeypatch.setattr(EMA, "update", None)
+    run = tiny.trainer(steps=3, ema=(0.5, 0.9), clip_grad=1.0)
+    run.fit()
+    assert len(calls) == 3
+    assert len(run._update.averages) == 3, "two averages and the target"
 
 
 def test_an_overflowing_step_is_repeated_on_the_same_batch():
     run = tiny.trainer(precision="fp16", steps=2, dropout=0.5)
-    run._update.scaler.load_state_dict({**run._update.to_json(), "scale": 2.0**40})
+    run._update.restore({**run._update.to_json(), "scale": 2.0**40})
     seen = []
     run._gradients = _Recording(run._gradients, seen)
     run.fit()

@@ -5,6 +5,7 @@ import torch
 
 from ctm_fast import models
 from ctm_fast.denoiser import Denoiser
+from ctm_fast.inference.freeze import freeze
 from ctm_fast.losses import CTM, DSM
 from ctm_fast.precond import EDM, Preconditioning
 from ctm_fast.trainer import Trainer
@@ -64,6 +65,24 @@ def test_precision_sets_the_compute_dtype_and_leaves_the_teacher():
         if "scale" not in name:
             assert not torch.equal(half[name], value)
             assert (half[name] - value).norm() < 0.5 * (value - start[name]).norm()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_frozen_teacher_is_used_as_it_is(tmp_path, dtype):
+    small = dict(model_channels=16, channel_mult=(1, 1))
+    teacher = Denoiser(models.build("digits", **small), Preconditioning(EDM(0.752)))
+    frozen = freeze(teacher, dtype)
+    options = dict(data="digits", batch_size=4, microbatch=2, steps=2, progress_bar=False)
+    losses = {}
+    for name, given in (("plain", teacher), ("frozen", frozen)):
+        student = models.student_from(teacher)
+        run = Trainer(CTM(num_scales=6), student, teacher=given, out=tmp_path / name, **options)
+        losses[name] = run.fit().loss
+        assert run.models.teacher is given
+    assert {p.dtype for p in frozen.parameters()} == {dtype or torch.float32}
+    tolerance = 0.1 if dtype else 1e-3
+    for term, value in losses["plain"].items():
+        assert losses["frozen"][term] == pytest.approx(value, rel=tolerance)
 
 
 def test_without_averages_the_student_is_the_model():
