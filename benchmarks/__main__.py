@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
+from . import commands
 from .bench_kernels import Settings, measure
 from .compare import compare, markdown
 from .machine import facts, file_name
+from .page import Page
 from .record import RESULTS
 from .report import report
 
@@ -85,7 +87,13 @@ class Table:
         return 0
 
 
-COMMANDS: dict[str, Any] = {"kernels": Kernels, "compare": Compare, "table": Table}
+COMMANDS: dict[str, Any] = {
+    "kernels": Kernels,
+    **commands.COMMANDS,
+    "compare": Compare,
+    "table": Table,
+    "page": Page,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

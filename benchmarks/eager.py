@@ -45,13 +45,12 @@ def group_norm(
     act: bool = False,
     residual: Factor = None,
     residual_scale: float = 1.0,
+    tail: Factor = None,
     norm: Callable[..., Tensor] = F.group_norm,
 ) -> Any:
     """The op of that name by `F.group_norm`, `addcmul` and `silu`, in x's dtype and layout."""
     dtype = x.dtype
-    summed = x
-    if residual is not None:
-        summed = x + residual if residual_scale == 1 else (x + residual) * residual_scale
+    summed = join(x, tail, residual, residual_scale)
     h = summed if pre is None else summed + _over_pixels(pre, dtype)
     h = norm(h, num_groups, weight.to(dtype), bias.to(dtype), eps)
     if scale is not None and shift is not None:
@@ -61,7 +60,14 @@ def group_norm(
     elif shift is not None:
         h = h + _over_pixels(shift, dtype)
     h = F.silu(h) if act else h
-    return h if residual is None else (h, summed)
+    return h if residual is None and tail is None else (h, summed)
+
+
+def join(x: Tensor, tail: Factor, residual: Factor = None, residual_scale: float = 1.0) -> Tensor:
+    """The op of that name by a sum and `torch.cat`, in x's dtype."""
+    if residual is not None:
+        x = x + residual if residual_scale == 1 else (x + residual) * residual_scale
+    return x if tail is None else torch.cat([x, tail], 1)
 
 
 def attention(qkv: Tensor, num_heads: int, layout: str = "adm") -> Tensor:
@@ -86,6 +92,7 @@ def _over_pixels(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 EAGER: dict[str, Plain] = {
     "group_norm": Plain(group_norm),
+    "join": Plain(join, reread=()),
     "attention": Plain(attention, memory_bound=False),
     "time_embedding": Plain(fixed=("c_noise", "frequencies"), memory_bound=False),
     # The factors of images are functions of noise levels, which nobody differentiates.

@@ -179,7 +179,7 @@ def verdict(
     """
     note = ""
     floating = [t.dtype for t in tensors((problem.args, problem.kwargs)) if t.is_floating_point()]
-    shortest = max(floating, key=lambda dtype: torch.finfo(dtype).eps)
+    shortest = max(floating or [torch.float32], key=lambda dtype: torch.finfo(dtype).eps)
     for name in same:
         if name not in found:
             return FAILED, f"no {name}"
