@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..denoiser import Denoiser
 from .seeding import GeneratorNoise, NoiseSampler
 from .step_tables import SAME_LEVEL, jump_sigmas, renoise_stds
 
@@ -33,7 +34,8 @@ def sample_jumps(
     sqrt(sigmas[i + 1]^2 - landings[i]^2). Where that is zero no noise is drawn.
 
     Args:
-        model: has .jump(x, sigma, sigma_to, **extra_args), sigma and sigma_to (batch,).
+        model: has .jump(x, sigma, sigma_to, **extra_args), sigma and sigma_to (batch,); a
+            `Denoiser` gets numbers.
         x: (batch, C, H, W) noise, already scaled by sigmas[0]; never rescaled.
         sigmas: (steps + 1,) decreasing; a final 0 is left out, since jumps end at sigma_min.
         extra_args: passed on to model.jump, for example {"labels": labels}.
@@ -55,10 +57,11 @@ def sample_jumps(
     state = as_state(x)
     noise = noise_sampler or GeneratorNoise(state, generator)
     for i in steps_bar(len(stds), disable):
-        sigma, sigma_to = per_image(levels[i], state), per_image(destinations[i], state)
+        sigma, sigma_to = (level_for(model, level, state) for level in (levels[i], destinations[i]))
         landed = model.jump(state, sigma, sigma_to, **(extra_args or {}))
         if callback is not None:
-            callback(report(state, i, sigma[0], sigma[0], landed))
+            here = state.new_full((), levels[i])
+            callback(report(state, i, here, here, landed))
         state = landed
         if stds[i] > 0:
             unit = noise(on_cpu(levels[i]), on_cpu(levels[i + 1]))
@@ -81,9 +84,12 @@ def on_cpu(level: float) -> Tensor:
     return torch.tensor(level, dtype=torch.float64)
 
 
-def per_image(level: float, x: Tensor) -> Tensor:
-    """Level as a network takes it: (batch,) in x's dtype, filled on its device without waiting."""
-    return x.new_full((len(x),), level)
+def level_for(model: Any, level: float, x: Tensor) -> Tensor | float:
+    """Level as a model takes it: (batch,) in x's dtype, filled on its device without waiting.
+
+    A `Denoiser` gets the number itself, for which a frozen one has a table.
+    """
+    return level if isinstance(model, Denoiser) else x.new_full((len(x),), level)
 
 
 def steps_bar(steps: int, disable: bool | None) -> Iterable[int]:

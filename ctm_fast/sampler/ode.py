@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..solvers import Churn, Euler, Heun, Solver, solve
-from .jumps import Callback, as_state, on_cpu, per_image, report
+from .jumps import Callback, as_state, level_for, on_cpu, report
 from .seeding import GeneratorNoise, NoiseSampler
 from .step_tables import checked_sigmas
 
@@ -29,7 +29,8 @@ def sample_heun(
     Two network calls per step, one for a step to 0.
 
     Args:
-        model: called as model(x, sigma, **extra_args) with sigma (batch,); returns denoised images.
+        model: called as model(x, sigma, **extra_args) with sigma (batch,), a number for a
+            `Denoiser`; returns denoised images.
         x: (batch, C, H, W) noise, already scaled by sigmas[0]; never rescaled.
         sigmas: (steps + 1,) decreasing; the last one may be 0.
         extra_args: passed on to the model, for example {"labels": labels}.
@@ -137,7 +138,7 @@ def _sample(
     levels = checked_sigmas(sigmas)
 
     def denoise(x: Tensor, sigma: Any, labels: Tensor | None = None, /) -> Tensor:
-        return model(x, per_image(sigma, x), **(extra_args or {}))
+        return model(x, level_for(model, sigma, x), **(extra_args or {}))
 
     with tqdm(total=len(levels) - 1, disable=disable) as bar:
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..inference.buckets import LARGEST, bucket_sizes
 from ..solvers import Churn
+from .engine import freezable
 from .jumps import check_jumps
 from .methods import JUMP_METHODS, METHODS, ODE_METHODS
 from .step_tables import (
@@ -120,6 +122,41 @@ def resolve_landings(
     check_range(model, chosen)
     check_jumps(model, chosen)
     return chosen
+
+
+def resolve_engine(
+    model: Any,
+    freeze: bool | None,
+    graphs: bool | None,
+    sizes: Iterable[int] | None,
+    batch_size: int | None,
+) -> tuple[bool, tuple[int, ...] | None]:
+    """Whether to run a frozen copy of the model, and the batch sizes that graphs are made for.
+
+    Raises:
+        ValueError: for a model that cannot be frozen but should be, graphs of one that is not
+            frozen, or bucket sizes below 1, above `batch_size` or without graphs.
+    """
+    if freeze and not freezable(model):
+        raise ValueError(
+            f"freeze=True needs a Denoiser with a network of ctm_fast.models, not a "
+            f"{type(model).__name__} of {type(getattr(model, 'net', None)).__name__}"
+        )
+    freeze = freezable(model) if freeze is None else freeze
+    if graphs and not freeze:
+        raise ValueError("graphs=True needs a frozen model; its own weights may move in memory")
+    if graphs is False or not freeze:
+        if sizes is not None:
+            raise ValueError(f"buckets={sizes} without graphs; they are the sizes of graphs")
+        return freeze, None
+    if sizes is None:
+        return freeze, bucket_sizes(batch_size or LARGEST)
+    chosen = tuple(sorted({int(size) for size in sizes}))
+    if not chosen or chosen[0] < 1 or (batch_size is not None and chosen[-1] > batch_size):
+        raise ValueError(
+            f"buckets are {chosen}; need at least one, all from 1 to batch_size={batch_size}"
+        )
+    return freeze, chosen
 
 
 def resolve_churn(method: str, options: dict[str, float | None]) -> dict[str, float | None]:

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
+import functools
 import math
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..inference import graphs as graph_file
+from ..inference.buckets import buckets
 from .arguments import checked_labels, checked_noise, image_shape, number_of_images
+from .engine import GRAPH_CALLS, CallByCall, Engine, computing_in, device_of, evaluating, padded
 from .jumps import Callback
 from .methods import SAMPLERS
-from .options import resolve_churn, resolve_landings, resolve_method, resolve_sigmas
-from .seeding import INITIAL, SeededNoise, as_seeds, noise_for
+from .options import (
+    resolve_churn,
+    resolve_engine,
+    resolve_landings,
+    resolve_method,
+    resolve_sigmas,
+)
+from .seeding import INITIAL, SeededNoise, as_seeds, noise_for, seed_tensor
 
 COMPUTE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 CHURN = ("S_churn", "S_min", "S_max", "S_noise")
@@ -30,6 +40,13 @@ class Sampler:
     All options are fixed here, checked here and printed by `repr`; the object can be pickled and
     copied. Every image has its own random stream, so neither the batch size nor the position of
     an image in the batch matters to its noise.
+
+    A `Denoiser` with one of our networks is run as a frozen copy, which is made at the first call
+    and again when a weight has changed; the model itself is never touched. On a GPU the whole run
+    of a batch is one CUDA graph: captured at the first call of a batch size, replayed later.
+    Batches are then cut and padded to the sizes in `buckets`. Methods of more than 80 network
+    calls replay a graph of one call; with a callback or a progress bar nothing is captured.
+    Threads should not share a sampler: they would share its graphs.
 
     Raises:
         ValueError: for options outside their range, options that the method does not use, levels
@@ -51,10 +68,12 @@ class Sampler:
     S_noise: float | None = None  # scale of the churn noise; default 1.003
     clip: bool = True  # clamp the finished images to [-1, 1]
     dtype: torch.dtype | None = None  # the network computes in it; None: as the model says
+    freeze: bool | None = None  # run a frozen copy; None: where the network is one of ours
+    graphs: bool | None = None  # CUDA graphs; None: of a frozen copy that can be captured
+    buckets: Any = None  # batch sizes of graphs; by default 1, 2, 4, ..., batch_size or 128
     state_dtype: torch.dtype = torch.float32  # dtype of x between network calls and of the images
     latents: str = "scaled"  # what `noise=` is: "scaled" by sigmas[0] already, or "unit"
     batch_size: int | None = None  # images per network call; None: all at once
-    noise_device: str = "cpu"  # "cpu": same noise on every machine; "model": drawn beside the model
     progress: bool = False  # show a bar
 
     def __post_init__(self) -> None:
@@ -66,7 +85,6 @@ class Sampler:
         if not math.isfinite(self.rho) or self.rho <= 0:
             raise ValueError(f"rho is {self.rho}; it must be positive")
         _choice("latents", self.latents, ("scaled", "unit"))
-        _choice("noise_device", self.noise_device, ("cpu", "model"))
         _choice("state_dtype", self.state_dtype, STATE_DTYPES)
         _choice("dtype", self.dtype, (None, *COMPUTE_DTYPES))
         if self.dtype is not None and not hasattr(self.model, "dtype"):
@@ -80,10 +98,23 @@ class Sampler:
         landings = resolve_landings(self.model, method, levels, self.gamma, self.landings)
         churn = resolve_churn(method, {name: getattr(self, name) for name in CHURN})
         own = tuple(landings) if landings is not None and method == "jumps" else None
+        frozen, sizes = resolve_engine(
+            self.model, self.freeze, self.graphs, self.buckets, self.batch_size
+        )
         steps = len(levels) - 1
         resolved = dict(method=method, steps=steps, sigmas=tuple(levels), landings=own, **churn)
-        for name, value in resolved.items():
-            object.__setattr__(self, name, value)
+        self.__dict__.update(resolved, freeze=frozen, buckets=sizes, _engine=self._new_engine())
+
+    def _new_engine(self) -> Engine:
+        return Engine(self.dtype, strict=self.graphs is True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the frozen copy and its graphs."""
+        return {name: value for name, value in self.__dict__.items() if name != "_engine"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _engine=None)
+        self.__dict__.update(_engine=self._new_engine())
 
     def __repr__(self) -> str:
         options = ", ".join(
@@ -162,48 +193,66 @@ class Sampler:
     ) -> Tensor:
         if isinstance(seed, Iterable) and not hasattr(seed, "__len__"):
             seed = list(seed)
-        model, shape = self._model(), image_shape(self.model)
-        num = number_of_images(num, labels, seed, noise)
-        device = _device_of(model, noise)
-        classes = checked_labels(labels, num, int(getattr(model, "label_dim", 0)))
-        classes = None if classes is None else classes.to(device)
+        num, shape = number_of_images(num, labels, seed, noise), image_shape(self.model)
+        classes = checked_labels(labels, num, int(getattr(self.model, "label_dim", 0)))
         seeds = as_seeds(seed, num)
         if noise is not None:
-            noise = checked_noise(noise, num, shape).to(device)
+            noise = checked_noise(noise, num, shape)
+        engine: Engine = self.__dict__["_engine"]
+        model = engine.frozen(self.model) if self.freeze else computing_in(self.model, self.dtype)
+        device = device_of(model, noise)
+        per_image = [
+            seed_tensor(seeds, device),
+            None if noise is None else noise.to(device),
+            None if classes is None else classes.to(device, non_blocking=True),
+        ]
+        watched = callback is not None or self.progress
+        captured = self.buckets is not None and graph_file.on_gpu(device) and not watched
         # Not an inference tensor, so that the images may take part in training.
         images = torch.empty(num, *shape, dtype=self.state_dtype, device=device)
-        size = self.batch_size or num
-        with evaluating(model), torch.inference_mode():
-            for start in range(0, num, size):
-                rows = slice(start, min(start + size, num))
-                x = self._first(seeds[rows], None if noise is None else noise[rows], shape, device)
-                extra = {} if classes is None else {"labels": classes[rows]}
-                images[rows] = self._sample(model, x, seeds[rows], extra, callback)
+        start = 0
+        # A graph holds on to its function, and this object to its graphs: no circle.
+        me: Any = weakref.proxy(self)
+        run = functools.partial(Sampler._images, me, model, callback)
+        with contextlib.nullcontext() if captured else evaluating(model), torch.inference_mode():
+            for count, size in self._cuts(num, captured):
+                rows = slice(start, start + count)
+                batch = [padded(None if t is None else t[rows], size) for t in per_image]
+                if captured and self.nfe <= GRAPH_CALLS:
+                    result = engine.pool.run("images", run, *batch)
+                elif captured:
+                    result = self._images(CallByCall(model, engine.pool), None, *batch)
+                else:
+                    result = run(*batch)
+                images[rows] = result[:count]
+                start += count
         return images
 
-    def _first(
-        self,
-        seeds: list[int],
-        noise: Tensor | None,
-        shape: tuple[int, ...],
-        device: torch.device,
-    ) -> Tensor:
-        if noise is None:
-            draw_on = device if self.noise_device == "model" else "cpu"
-            noise = noise_for(seeds, INITIAL, shape, device, self.state_dtype, draw_on)
-        elif self.latents == "scaled":
-            return noise.to(self.state_dtype)
-        return noise.to(self.state_dtype) * self.sigmas[0]
+    def _cuts(self, num: int, captured: bool) -> list[tuple[int, int]]:
+        """(images, batch size) of every network batch."""
+        if captured:
+            return buckets(num, self.buckets)
+        size = self.batch_size or num
+        return [(count, count) for count in (min(size, num - i) for i in range(0, num, size))]
 
-    def _sample(
+    def _images(
         self,
         model: Any,
-        x: Tensor,
-        seeds: list[int],
-        extra_args: dict[str, Any],
         callback: Callback | None,
+        seeds: Tensor | None,
+        noise: Tensor | None,
+        labels: Tensor | None,
     ) -> Tensor:
-        draw_on = x.device if self.noise_device == "model" else "cpu"
+        """Images of one batch, not clamped; a function of tensors alone, to be captured."""
+        assert seeds is not None
+        drawn = noise is None
+        if noise is None:
+            noise = noise_for(seeds, INITIAL, image_shape(self.model), dtype=self.state_dtype)
+        x = noise.to(self.state_dtype)
+        if drawn or self.latents == "unit":
+            x = x * self.sigmas[0]
+        if self.freeze:
+            x = x.contiguous(memory_format=torch.channels_last)  # as the network answers
         options: dict[str, Any] = {}
         if self.method == "gamma":
             options["gamma"] = self.gamma
@@ -215,41 +264,12 @@ class Sampler:
             model,
             x,
             self.sigmas,
-            extra_args,
+            {} if labels is None else {"labels": labels},
             callback,
             not self.progress,
-            noise_sampler=SeededNoise(seeds, self.sigmas, x, draw_on),
+            noise_sampler=SeededNoise(seeds, self.sigmas, x),
             **options,
         )
-
-    def _model(self) -> Any:
-        if self.dtype is None:
-            return self.model
-        # Shares modules and weights, so the caller's model keeps its own dtype.
-        model = copy.copy(self.model)
-        model.dtype = self.dtype
-        return model
-
-
-@contextlib.contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Model in eval mode; every module gets its previous mode back."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = [module.training for module in modules]
-    try:
-        for module in modules:
-            module.training = False
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-
-
-def _device_of(model: Any, noise: Tensor | None) -> torch.device:
-    if isinstance(model, nn.Module):
-        for tensor in (*model.parameters(), *model.buffers()):
-            return tensor.device
-    return torch.device("cpu") if noise is None else noise.device
 
 
 def _choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:

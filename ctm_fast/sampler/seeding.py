@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..rng import stream
+from ..kernels.normal import normal
+from ..rng import stream_seed
 
 INITIAL = 0  # step number of the first noise; the noise of step i (from sigmas[i]) is i + 1
 
@@ -33,7 +34,7 @@ def image_seeds(seed: int, num: int, start: int = 0) -> list[int]:
         num: how many.
         start: index of the first image in the run.
     """
-    return [stream(seed, index).initial_seed() for index in range(start, start + num)]
+    return [stream_seed(seed, index) for index in range(start, start + num)]
 
 
 def as_seeds(seed: int | Iterable[int], num: int) -> list[int]:
@@ -69,35 +70,40 @@ def listed_seeds(seed: Any) -> list[int]:
     return [int(entry) for entry in seeds]
 
 
+def seed_tensor(seeds: Sequence[int] | Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """Seeds as `normal` takes them, (len(seeds),) int64 on the device: integers modulo 2^64.
+
+    The copy to a GPU does not wait for it.
+    """
+    if isinstance(seeds, Tensor):
+        return seeds.to(device, torch.int64, non_blocking=True)
+    folded = [(int(seed) + 2**63) % 2**64 - 2**63 for seed in seeds]
+    return torch.tensor(folded, dtype=torch.int64).to(device, non_blocking=True)
+
+
 def noise_for(
-    seeds: Sequence[int],
+    seeds: Sequence[int] | Tensor,
     step: int,
     shape: Sequence[int],
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
-    draw_on: torch.device | str = "cpu",
 ) -> Tensor:
     """Unit Gaussian noise (len(seeds), *shape); row i depends on seeds[i] and `step` alone.
 
-    Numbers are drawn in float32 and then converted, so a float64 run sees the same noise. By
-    default they are drawn on the CPU into one pinned buffer and copied without waiting for the
-    device; all devices then make the same images. Nothing here synchronises.
+    One counter-based kernel on the device makes all of it, the same numbers to float32 rounding on
+    every device; nothing is drawn on the host and nothing waits. A float64 run sees the float32
+    numbers.
 
     Args:
-        seeds: one integer per image.
+        seeds: one integer per image, or an int64 tensor of them.
         step: what the noise is for; 0 is the first noise.
         shape: shape of one image, (C, H, W).
-        device: where the result lies.
+        device: where the noise is made; None: where the seeds are, the CPU for integers.
         dtype: of the result.
-        draw_on: where the numbers are drawn. A GPU draws with one launch per image, and its
-            numbers differ from the CPU's.
     """
-    device, draw_on = torch.device(device), torch.device(draw_on)
-    pinned = draw_on.type == "cpu" and device.type == "cuda"
-    noise = torch.empty(len(seeds), *shape, device=draw_on, pin_memory=pinned)
-    for row, seed in zip(noise, seeds, strict=True):
-        row.normal_(generator=stream(seed, step, device=draw_on))
-    return noise.to(device, non_blocking=True).to(dtype)
+    if device is None:
+        device = seeds.device if isinstance(seeds, Tensor) else "cpu"
+    return normal(seed_tensor(seeds, device), step, tuple(shape)).to(dtype)
 
 
 class SeededNoise:
@@ -106,28 +112,21 @@ class SeededNoise:
     The step is recognised by its starting level, so calls may come in any order and repeat.
 
     Args:
-        seeds: one integer per image.
+        seeds: one integer per image, or an int64 tensor of them.
         sigmas: the levels of the run, decreasing.
         like: images (batch, C, H, W) whose shape, device and dtype the noise gets.
-        draw_on: as in `noise_for`.
     """
 
     def __init__(
-        self,
-        seeds: Sequence[int],
-        sigmas: Sequence[float],
-        like: Tensor,
-        draw_on: torch.device | str = "cpu",
+        self, seeds: Sequence[int] | Tensor, sigmas: Sequence[float], like: Tensor
     ) -> None:
-        self.seeds = list(seeds)
+        self.seeds = seed_tensor(seeds, like.device)
         self.steps = {float(sigma): INITIAL + 1 + i for i, sigma in enumerate(sigmas)}
-        self.shape, self.device, self.dtype = like.shape[1:], like.device, like.dtype
-        self.draw_on = draw_on
+        self.shape, self.dtype = like.shape[1:], like.dtype
 
     def __call__(self, sigma: Tensor, sigma_to: Tensor) -> Tensor:
         """Unit noise (batch, C, H, W) of the step that starts at `sigma`."""
-        step = self.steps[float(sigma)]
-        return noise_for(self.seeds, step, self.shape, self.device, self.dtype, self.draw_on)
+        return noise_for(self.seeds, self.steps[float(sigma)], self.shape, dtype=self.dtype)
 
 
 class GeneratorNoise:

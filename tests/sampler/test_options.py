@@ -7,9 +7,10 @@ import torch
 
 from ctm_fast.sampler import Sampler, sampling_sigmas, two_step
 
-from .worlds import World
+from .worlds import World, small_model, unet_model
 
 TRAJECTORY, CONSISTENCY, DENOISER = World("trajectory"), World("consistency"), World("denoiser")
+UNET = unet_model()
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,15 @@ def test_two_step_sampler():
         (TRAJECTORY, {"rho": math.nan}, "rho"),
         (TRAJECTORY, {"batch_size": 0}, "batch_size"),
         (TRAJECTORY, {"latents": "raw"}, "scaled"),
-        (TRAJECTORY, {"noise_device": "cuda"}, "cpu"),
+        (TRAJECTORY, {"freeze": True}, "World of NoneType"),
+        (TRAJECTORY, {"graphs": True}, "frozen"),
+        (TRAJECTORY, {"buckets": (1, 2)}, "without graphs"),
+        (UNET, {"freeze": False, "graphs": True}, "frozen"),
+        (UNET, {"graphs": False, "buckets": (1, 2)}, "without graphs"),
+        (UNET, {"buckets": (0, 2)}, r"\(0, 2\)"),
+        (UNET, {"buckets": ()}, "at least one"),
+        (UNET, {"buckets": (1, 8), "batch_size": 4}, "batch_size=4"),
+        (small_model(), {"freeze": True}, "Denoiser of Net"),
         (TRAJECTORY, {"state_dtype": torch.float16}, "float64"),
         (TRAJECTORY, {"dtype": torch.int8}, "bfloat16"),
         (TRAJECTORY, {"dtype": torch.bfloat16}, "dtype attribute"),
@@ -116,8 +125,25 @@ def test_refused(model, options, named):
         Sampler(model, **options)
 
 
+def test_what_is_frozen_and_captured_by_default():
+    for model in (TRAJECTORY, small_model()):
+        sampler = Sampler(model)
+        assert (sampler.freeze, sampler.graphs, sampler.buckets) == (False, None, None)
+    sampler = Sampler(UNET)
+    assert (sampler.freeze, sampler.graphs) == (True, None)
+    assert sampler.buckets == (1, 2, 4, 8, 16, 32, 64, 128)
+    assert Sampler(UNET, batch_size=10).buckets == (1, 2, 4, 8, 10)
+    assert Sampler(UNET, batch_size=200).buckets[-2:] == (128, 200)
+    assert Sampler(UNET, buckets=[8, 2, 8]).buckets == (2, 8)
+    assert Sampler(UNET, graphs=False).buckets is None
+    assert Sampler(UNET, freeze=False).buckets is None
+    assert "freeze=True, graphs=None, buckets=(1, 2, 4)" in repr(Sampler(UNET, batch_size=4))
+
+
 def test_unknown_options_are_an_error():
     with pytest.raises(TypeError, match="num_steps"):
         Sampler(TRAJECTORY, num_steps=3)
+    with pytest.raises(TypeError, match="noise_device"):
+        Sampler(TRAJECTORY, noise_device="cpu")
     with pytest.raises(TypeError, match="generator"):
         Sampler(TRAJECTORY)(1, generator=None)

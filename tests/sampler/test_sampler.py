@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from ctm_fast.sampler import Sampler, image_seeds, noise_for, sample_gamma
+from tests.inference.fake_cuda import FakeCuda
 
-from .worlds import World, flow, latents, small_model
+from .worlds import World, flow, latents, small_model, unet_model
 
 STOCHASTIC = [
     ("trajectory", dict(steps=3, gamma=0.6)),
@@ -155,6 +156,19 @@ def test_copies_and_pickles_make_the_same_images():
         assert torch.equal(twin(4, seed=2), images)
 
 
+def test_copies_and_pickles_leave_copy_and_graphs_behind(monkeypatch):
+    FakeCuda(monkeypatch)
+    sampler = Sampler(unet_model(), steps=2, graphs=True, buckets=(2,))
+    images = sampler(2, seed=4)
+    small = len(pickle.dumps(Sampler(unet_model(), steps=2, graphs=True, buckets=(2,))))
+    assert len(pickle.dumps(sampler)) < small + 500
+    for twin in (copy.deepcopy(sampler), pickle.loads(pickle.dumps(sampler)), copy.copy(sampler)):
+        assert repr(twin) == repr(sampler) and "buckets=(2,)" in repr(twin)
+        pool = twin.__dict__["_engine"].pool
+        assert pool.fallback == "error" and len(pool) == 0
+        assert torch.equal(twin(2, seed=4), images)
+
+
 def test_repr_prints_every_option_and_the_object_is_frozen():
     sampler = Sampler(small_model(), steps=2)
     for field in dataclasses.fields(Sampler)[1:]:
@@ -245,7 +259,29 @@ def test_gpu_loop_never_waits_and_makes_the_same_images(kind, options):
 
 
 @pytest.mark.gpu
-def test_noise_may_be_drawn_on_the_gpu():
-    sampler = Sampler(small_model().cuda(), steps=3, gamma=0.5, noise_device="model")
-    images = sampler(seed=[1, 2, 3])
-    torch.testing.assert_close(sampler(seed=[3, 1]), images[[2, 0]], rtol=0, atol=1e-4)
+@pytest.mark.parametrize("kind, options", STOCHASTIC + DETERMINISTIC)
+def test_gpu_graphs_make_the_images_of_the_model_and_never_wait(kind, options):
+    model = unet_model(kind, label_dim=3).cuda()
+    expected = Sampler(model, clip=False, freeze=False, **options)(11, seed=3)
+    sampler = Sampler(model, clip=False, graphs=True, buckets=(1, 2, 4), **options)
+    labels = torch.arange(11) % 3
+    sampler(labels=labels, seed=3)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        images = sampler(labels=labels, seed=3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-2)
+    assert len(sampler.__dict__["_engine"].pool) == 1
+    with torch.no_grad():
+        model.net.last_layer.weight.mul_(2)
+    changed = Sampler(model, clip=False, freeze=False, **options)(2, seed=3)
+    torch.testing.assert_close(sampler(2, seed=3), changed, rtol=0, atol=1e-2)
+
+
+@pytest.mark.gpu
+def test_gpu_makes_the_images_of_the_cpu():
+    model = unet_model()
+    here = Sampler(model, steps=2, gamma=0.5)(5, seed=7)
+    there = Sampler(copy.deepcopy(model).cuda(), steps=2, gamma=0.5, graphs=True)(5, seed=7)
+    torch.testing.assert_close(there.cpu(), here, rtol=0, atol=1e-2)

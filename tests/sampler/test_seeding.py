@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from ctm_fast.sampler import image_seeds, noise_for
-from ctm_fast.sampler.seeding import GeneratorNoise, SeededNoise, as_seeds
+from ctm_fast.sampler.seeding import GeneratorNoise, SeededNoise, as_seeds, seed_tensor
 
 SHAPE = (2, 4, 4)
+FIRST = [0.991137683, -0.924662590, -0.617608905, -0.482068568]  # of seed 0 and step 0
 
 
 def test_a_row_depends_on_its_seed_and_the_step_alone():
@@ -21,6 +22,35 @@ def test_a_row_depends_on_its_seed_and_the_step_alone():
 def test_precision_does_not_change_the_noise():
     single = noise_for([1, 2], 0, SHAPE)
     assert torch.equal(noise_for([1, 2], 0, SHAPE, dtype=torch.float64), single.double())
+
+
+def test_seeds_may_be_any_integers_or_a_tensor():
+    seeds = [-1, 0, 2**63, 2**64 - 1, 2**70 + 3, -(2**63)]
+    noise = noise_for(seeds, 0, SHAPE)
+    assert torch.equal(noise[0], noise[3]), "seeds are taken modulo 2^64"
+    assert torch.equal(noise_for([3], 0, SHAPE)[0], noise[4])
+    assert torch.equal(noise[2], noise[5]) and not torch.equal(noise[1], noise[0])
+    assert torch.equal(noise_for(torch.tensor([-1, 0]), 0, SHAPE), noise[:2])
+    there = noise_for(seeds, 0, SHAPE, device="meta")
+    assert there.is_meta and there.shape == (6, *SHAPE)
+    assert seed_tensor(seeds).tolist() == [-1, 0, -(2**63), -1, 3, -(2**63)]
+
+
+def test_numbers_of_a_seed_stay_as_they_are():
+    expected = torch.tensor(FIRST)
+    torch.testing.assert_close(noise_for([0], 0, (4,))[0], expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.gpu
+def test_gpu_draws_the_same_noise_without_waiting():
+    seeds = image_seeds(0, 16)
+    noise_for(seeds, 0, (3, 32, 32), "cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        there = noise_for(seeds, 0, (3, 32, 32), "cuda")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(there.cpu(), noise_for(seeds, 0, (3, 32, 32)), rtol=1e-6, atol=0)
 
 
 def test_noise_is_unit_gaussian_and_uncorrelated_between_images_and_steps():

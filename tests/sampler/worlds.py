@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ctm_fast.denoiser import Denoiser
+from ctm_fast.models import SongConfig, net_from_config
 
 from .. import analytic
 
@@ -82,4 +83,25 @@ def small_model(kind: str = "trajectory", label_dim: int = 0, seed: int = 0) -> 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = Net(label_dim, has_destination=kind == "trajectory")
+    return Denoiser(net, kind=kind)
+
+
+def unet_model(kind: str = "trajectory", label_dim: int = 0, seed: int = 0) -> Denoiser:
+    """Denoiser of a small U-Net of ours, its weights all random."""
+    config = SongConfig(
+        img_resolution=4,
+        img_channels=2,
+        label_dim=label_dim,
+        model_channels=8,
+        channel_mult=(1, 2),
+        num_blocks=1,
+        attn_resolutions=(),
+        dropout=0.1,
+        destination=kind == "trajectory",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = net_from_config(config)
+        for parameter in net.parameters():
+            nn.init.normal_(parameter, std=0.1)
     return Denoiser(net, kind=kind)

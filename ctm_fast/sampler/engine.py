@@ -1,0 +1,148 @@
+"""What a sampler runs: the model itself, or a frozen copy that follows it, with CUDA graphs."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..denoiser import Denoiser
+from ..inference.freeze import freeze
+from ..inference.graphs import GraphPool
+from ..inference.tables import Tabulated
+from ..models.unet import UNet
+
+# 18 Heun steps are 35 network calls, EDM's 40 are 79. A graph of a U-Net has about 600 kernels
+# per call; longer runs replay a graph of one call.
+GRAPH_CALLS = 80
+FREEZES = ("cpu", "cuda")
+
+
+class Engine:
+    """A frozen copy of a model, made anew when the model has changed, and graphs of the copy.
+
+    Args:
+        dtype: of the copy's weights; None for what the model computes in.
+        strict: whether it is an error if the copy cannot be captured.
+    """
+
+    def __init__(self, dtype: torch.dtype | None = None, strict: bool = False) -> None:
+        self.dtype = dtype
+        self.pool = GraphPool(fallback="error" if strict else "eager")
+        self._seen: list[Any] | None = None
+        self._frozen: Denoiser | None = None
+
+    def frozen(self, model: Denoiser) -> Denoiser:
+        """The copy; the model itself on a device that has no use for one.
+
+        Raises:
+            ValueError: if the copy's output differs too much from the model's.
+        """
+        first = next(model.net.parameters())
+        if first.device.type not in FREEZES:
+            return computing_in(model, self.dtype)
+        seen = fingerprint(model)
+        if self._frozen is None or seen != self._seen:
+            self.clear()
+            self._frozen, self._seen = self._made(model, first.dtype), seen
+        return self._frozen
+
+    def _made(self, model: Denoiser, dtype: torch.dtype) -> Denoiser:
+        if isinstance(model, Tabulated) and self.dtype in (None, dtype):
+            # Frozen already: the weights are shared, but graphs need a table that nobody else cuts.
+            return copy.copy(model)
+        try:
+            return freeze(model, self.dtype or model.dtype)
+        except ValueError as error:
+            raise ValueError(f"{error}; freeze=False samples the model itself") from error
+
+    def clear(self) -> None:
+        """Forget the copy and its graphs."""
+        self.pool.clear()
+        self._frozen = self._seen = None
+
+
+class CallByCall:
+    """A model whose calls are graphs, one per method and batch size, for runs of many steps."""
+
+    def __init__(self, model: Denoiser, pool: GraphPool) -> None:
+        self.model, self.pool = model, pool
+        self.kind, self.sigma_min = model.kind, model.sigma_min
+
+    def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        """E[image | x]; see `Denoiser.forward`."""
+        # A solver holds on to results, and a graph's are overwritten by its next call.
+        return self.pool.run("denoise", self.model, x, sigma, labels).clone()
+
+    def jump(
+        self, x: Tensor, sigma: Tensor, sigma_to: Tensor, labels: Tensor | None = None
+    ) -> Tensor:
+        """G(x, sigma, sigma_to); see `Denoiser.jump`."""
+        return self.pool.run("jump", self.model.jump, x, sigma, sigma_to, labels).clone()
+
+
+def freezable(model: Any) -> bool:
+    """Whether `freeze` makes a copy that does the same; a subclass may do something else."""
+    return type(model) in (Denoiser, Tabulated) and isinstance(model.net, UNet)
+
+
+def fingerprint(model: Denoiser) -> list[Any]:
+    """What changes when a model does: its modules, where its weights lie, how often written.
+
+    Writing through `tensor.data` is not seen.
+    """
+    parts: list[Any] = [model.precond, model.kind, model.dtype, model.sigma_min, model.sigma_max]
+    modules: list[nn.Module] = [model.net]
+    while modules:
+        module = modules.pop()
+        parts.append(id(module))
+        for tensors in (module._parameters, module._buffers):
+            for tensor in tensors.values():
+                if tensor is not None:
+                    # Inference tensors do not count their writes: take each call for one.
+                    count = object() if tensor.is_inference() else tensor._version
+                    parts += (tensor.data_ptr(), tensor.dtype, count)
+        modules.extend(child for child in module._modules.values() if child is not None)
+    return parts
+
+
+def computing_in(model: Any, dtype: torch.dtype | None) -> Any:
+    """The model, or a copy that shares its modules and weights but computes in another dtype."""
+    if dtype is None:
+        return model
+    twin = copy.copy(model)
+    twin.dtype = dtype
+    return twin
+
+
+def padded(rows: Tensor | None, size: int) -> Tensor | None:
+    """Rows with the last one repeated, (size, ...)."""
+    if rows is None or len(rows) == size:
+        return rows
+    return torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])])
+
+
+def device_of(model: Any, noise: Tensor | None) -> torch.device:
+    """Where a model's weights are; where the noise is for a model without any."""
+    if isinstance(model, nn.Module):
+        for tensor in (*model.parameters(), *model.buffers()):
+            return tensor.device
+    return torch.device("cpu") if noise is None else noise.device
+
+
+@contextlib.contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Model in eval mode; every module gets its previous mode back."""
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
