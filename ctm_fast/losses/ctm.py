@@ -88,10 +88,7 @@ class CTM:
         if self.teacher_slots is not None and self.teacher_slots < 1:
             raise ValueError(f"teacher_slots must be at least 1, got {self.teacher_slots}")
         if self.pairs < 1 or (self.pairs > 1 and self.self_teacher is not None):
-            raise ValueError(
-                f"pairs must be at least 1, and 1 without a teacher, got pairs={self.pairs} with "
-                f"self_teacher={self.self_teacher!r}"
-            )
+            raise ValueError(f"pairs must be at least 1, 1 without teacher, got pairs={self.pairs}")
         weighting(self.weighting)
         if self.consistency_weight < 0 or self.denoising_weight < 0:
             raise ValueError(
@@ -205,15 +202,34 @@ class CTM:
             with torch.set_grad_enabled(learns):
                 x_s = model.jump(draw["x_t"], t, s, labels)
         low = self.grid(models.student, s.device)[-1].expand_as(s)
-        rows = None
-        if self.estimate_inner == "student":  # else the gradient has no other way than this jump
-            index = batch.known("u_index" if self.target_matching else "s_index")
-            rows = moving_rows(index, self.num_scales - 1)
+        rows = moving_rows(self._ends(batch), self.num_scales - 1)
         return jump_rows(NETWORKS[self.estimate_outer](models), x_s, s, low, labels, rows)
 
     def active(self, term: str, batch: Batch) -> bool:
         """Whether the term takes part in this step; the same for all images and processes."""
         return term != "dsm" or bool(batch.draw.get("dsm_on", 1.0))
+
+    def order(self, batch: Batch) -> Tensor | None:
+        """Images whose estimate has arrived at sigma_min last; None where the CPU cannot tell."""
+        arrived = self._arrived(batch)
+        return None if arrived is None else arrived.argsort(stable=True)
+
+    def settled(self, term: str, batch: Batch) -> bool:
+        """Whether no estimate of the batch needs the jump to sigma_min."""
+        arrived = self._arrived(batch) if term == "ctm" else None
+        return arrived is not None and bool((arrived == self.pairs).all())
+
+    def _ends(self, batch: Batch) -> Tensor | None:
+        """Where estimates end: indices on the CPU, if known, and if an end may be left out."""
+        # Without gradient at s it has no other way than through the jump from there.
+        if self.estimate_inner != "student":
+            return None
+        return batch.known("u_index" if self.target_matching else "s_index")
+
+    def _arrived(self, batch: Batch) -> Tensor | None:
+        """How many estimates of each image end at sigma_min, (batch,) on the CPU."""
+        ends = self._ends(batch)
+        return None if ends is None else (ends == self.num_scales - 1).view(len(ends), -1).sum(1)
 
     def loss(self, term: str, batch: Batch, models: Models, progress: float = 0.0) -> Tensor:
         """Per-image loss of "ctm" or "dsm", (batch,).
@@ -240,25 +256,20 @@ class CTM:
 
     def losses(self, batch: Batch, models: Models, progress: float = 0.0) -> dict[str, Tensor]:
         """What `loss` gives for every term, the student being called once on twice the batch."""
-        student, precond, flat = (
-            models.student,
-            models.student.precond,
-            flattened(batch, self.pairs),
-        )
-        x_t, draw = flat.draw["x_t"], batch.draw
-        t, s, sigma = (
-            level.to(x_t.dtype) for level in (flat.draw["t"], flat.draw["s"], draw["dsm_sigma"])
-        )
+        student, precond = models.student, models.student.precond
+        flat, draw = flattened(batch, self.pairs), batch.draw
+        x_t = flat.draw["x_t"]
+        given = (flat.draw["t"], flat.draw["s"], draw["dsm_sigma"])
+        t, s, sigma = (level.to(x_t.dtype) for level in given)
         noisy, scaled = add_noise(batch.images, draw["dsm_noise"], sigma, precond.c_in(sigma))
         scaled = torch.cat([precond.c_in(t).reshape(-1, 1, 1, 1) * x_t, scaled])
-        levels, to = torch.cat([t, sigma]), torch.cat([s, sigma])
         labels = batch.labels
         if labels is not None and flat.labels is not None and len(labels) == len(batch):
             labels = torch.cat([flat.labels, labels])
         x = torch.cat([x_t, noisy])
-        F = student.network(x, levels, to, labels, scaled)
-        both = zip(precond.jump_coefficients(t, s), precond.denoise_coefficients(sigma))
-        P, Q = (torch.cat(pair) for pair in both)
+        F = student.network(x, torch.cat([t, sigma]), torch.cat([s, sigma]), labels, scaled)
+        jumping, denoising = precond.jump_coefficients(t, s), precond.denoise_coefficients(sigma)
+        P, Q = map(torch.cat, zip(jumping, denoising))
         x_s, denoised = jump(laid_out_like(x, F), F, P, Q).split([len(x_t), len(noisy)])
         error = denoising_error(denoised, batch.images, sigma, student.sigma_data)
         return {

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Denoiser
+from .moves import on_device
 
 
 @dataclass
@@ -43,6 +44,13 @@ class Batch:
             {k: v[rows] if isinstance(v, Tensor) else v for k, v in self.draw.items()},
             {k: v[rows] for k, v in self.host.items()},
         )
+
+    def reorder(self, rows: Tensor) -> None:
+        """Put the images into the order `rows`, a permutation on the CPU, in place."""
+        where = on_device(rows, self.images.device)
+        images = self._each(lambda v: v.index_select(0, where), {})
+        self.host = {k: v[rows] for k, v in self.host.items()}
+        self.images, self.labels, self.draw = images.images, images.labels, images.draw
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device. What is pinned is copied without waiting."""
@@ -109,8 +117,12 @@ class Objective(Protocol):
     An objective may have more, which the trainer looks for:
 
     - `active(term, batch)`: False where a term takes no part in a step; it is then not evaluated.
+    - `order(batch)`: a permutation on the CPU, or None: images in an order in which less is to do
+      where a batch is split.
     - `joint` and `losses(batch, models, progress)`: whether, and how, all terms come from one call
       of the student, by name; for `one_pass`.
+    - `settled(term, batch)`: True where all images of a microbatch spare a part of the term's work;
+      it is captured apart.
     - `capturable`: True if `loss` depends on the batch's tensors alone, not on progress or on whole
       numbers that all images share; for `capture`.
     """

@@ -99,9 +99,9 @@ class ResBlock(nn.Module):
         h, entered = norm_of_joined(x, self.norm0, plus, self.skip_scale, tail)
         if self.resample is not None:
             h = self.resample(h)
-        inside = self.bias_in_norm and self.conv0.bias is not None
-        bias = self.conv0.bias[None] if inside else None
-        h = self.conv0.without_bias(h) if inside else self.conv0(h)
+        left = self.conv0.bias if self.bias_in_norm else None
+        h = self.conv0(h) if left is None else self.conv0.without_bias(h)
+        bias = None if left is None else left[None]
         if self.adaptive_scale:
             scale, shift = modulation
             h = norm_act(h, self.norm1, bias=bias, scale=scale, shift=shift)

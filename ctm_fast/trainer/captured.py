@@ -53,17 +53,25 @@ class CapturedTerms:
     A graph writes to fixed memory, so `p.grad` and the sum of losses are buffers that are set to
     zero, never replaced. Whole numbers of the draw that all images share are left out (each value
     would need a graph of its own), others become tensors. Which images move is not known inside a
-    graph, so all of them pass through the target network, and its dropout masks are others than
-    without a graph.
+    graph, so all images of a microbatch pass through the target network unless none has to, and
+    its dropout masks are others than without a graph.
 
     Args:
         module: `TermLoss`.
         parameters: trained weights.
-        pool: where graphs are kept; it must hold two per term.
+        pool: where graphs are kept; it must hold four per term.
+        settled: settled(term, batch), whether a microbatch spares work and has its own graph.
     """
 
-    def __init__(self, module: nn.Module, parameters: Sequence[nn.Parameter], pool: Pool) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        parameters: Sequence[nn.Parameter],
+        pool: Pool,
+        settled: Callable[[str, Batch], bool] = lambda term, batch: False,
+    ) -> None:
         self.module = module
+        self.settled = settled
         self.parameters = list(parameters)
         self.pool = pool
         self.loss_sum = torch.zeros((), device=self.parameters[0].device)
@@ -101,9 +109,12 @@ class CapturedTerms:
         }
         names = tuple(draw)
         inputs = [torch.full((), factor, device=device), batch.images, batch.labels, *draw.values()]
-        key = (term, names)
+        # What a settled microbatch knows on the CPU is as good for any other one of its size.
+        settled = self.settled(term, batch)
+        key = (term, names, len(batch), settled)
         if key not in self._functions:
-            self._functions[key] = self._function(term, names)
+            host = {k: v.clone() for k, v in batch.host.items()} if settled else {}
+            self._functions[key] = self._function(term, names, host)
         function = self._functions[key]
         layouts = tuple(None if x is None else (x.shape, x.stride(), x.dtype) for x in inputs)
         new, before = (key, layouts) not in self._seen, self.pool.stats.captures
@@ -120,9 +131,11 @@ class CapturedTerms:
         with dropout():
             self.pool.run(key, function, *inputs)
 
-    def _function(self, term: str, names: tuple[str, ...]) -> Callable[..., None]:
+    def _function(
+        self, term: str, names: tuple[str, ...], host: dict[str, Tensor]
+    ) -> Callable[..., None]:
         def run(factor: Tensor, images: Tensor, labels: Tensor | None, *values: Tensor) -> None:
-            batch = Batch(images, labels, dict(zip(names, values, strict=True)))
+            batch = Batch(images, labels, dict(zip(names, values, strict=True)), host)
             with torch.enable_grad():
                 (losses,) = self.module(term, batch, 0.0)
                 loss = losses.sum()

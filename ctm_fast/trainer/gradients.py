@@ -98,11 +98,17 @@ class StepGradients:
         self._captured: CapturedTerms | None = None
         if pool is not None:
             check_capture(objective, world)
-            self._captured = CapturedTerms(self.module, self.parameters, pool)
+            settled = getattr(objective, "settled", lambda term, batch: False)
+            self._captured = CapturedTerms(self.module, self.parameters, pool, settled)
 
     def prepare(self, step: int, batch: Batch, progress: float) -> None:
-        """The objective's work without gradient, on this process's rows."""
+        """The objective's work without gradient, on this process's rows, which may be reordered."""
         first = self.world.rank * len(batch)
+        order = getattr(self.objective, "order", lambda batch: None)
+        if self.microbatch is not None and self.microbatch < len(batch):
+            rows = order(batch)
+            if rows is not None:
+                batch.reorder(rows)
         with torch.no_grad(), self._dropout(step, 0, first):
             self.objective.prepare(batch, self.models, progress)
 

@@ -80,3 +80,13 @@ def test_pinned_batches_keep_their_values() -> None:
     back = pinned.to("cuda").to("cpu")
     assert torch.equal(back.images, batch.images)
     assert torch.equal(back.known("index"), batch.draw["index"])
+
+
+def test_reorder_is_in_place_and_keeps_rows_together() -> None:
+    whole = batch()
+    whole.host = {"t": torch.arange(6)}
+    whole.reorder(torch.tensor([5, 3, 1, 0, 2, 4]))
+    expected = [5, 3, 1, 0, 2, 4]
+    assert whole.images.flatten().tolist() == whole.labels.tolist() == expected
+    assert whole.draw["t"].tolist() == whole.host["t"].tolist() == expected
+    assert whole.draw["n"] == 3

@@ -1,5 +1,7 @@
 """Several pairs per trajectory: the same distribution and expected loss, fewer teacher calls."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -106,3 +108,23 @@ def test_rows() -> None:
 def test_bad_numbers_are_named(options: dict) -> None:
     with pytest.raises(ValueError, match=f"got pairs={options['pairs']}"):
         CTM(**options)
+
+
+def test_estimates_that_have_arrived_come_last() -> None:
+    objective = CTM(num_scales=8)
+    ends = torch.tensor([7, 3, 7, 5])
+    batch = Batch(torch.zeros(4, 1, 4, 4), None, {"s_index": ends, "u_index": ends.flip(0)})
+    assert objective.order(batch).tolist() == [1, 3, 0, 2]
+    matching = replace(objective, target_matching=True)
+    assert matching.order(batch).tolist() == [0, 2, 1, 3]
+    assert not objective.settled("ctm", batch)
+    batch.reorder(objective.order(batch))
+    assert objective.settled("ctm", batch.slice(2, 4))
+    assert not objective.settled("dsm", batch.slice(2, 4))
+    assert objective.order(batch.to("meta")) is not None
+    pairs = replace(objective, pairs=2)
+    batch = Batch(batch.images, None, {"s_index": torch.tensor([[7, 7], [6, 7], [5, 6], [7, 7]])})
+    assert pairs.order(batch).tolist() == [2, 1, 0, 3]
+    assert not pairs.settled("ctm", batch.slice(0, 2))
+    assert pairs.settled("ctm", batch.slice(3, 4))
+    assert objective.order(Batch(batch.images.to("meta"))) is None

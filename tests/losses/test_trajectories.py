@@ -66,6 +66,7 @@ def test_what_the_solve_keeps_lives_as_long_as_the_models() -> None:
     solved(same)
     assert list(_solves[same].values()) == [kept]
     assert torch.equal(solved(models, slots=2), first) and len(_solves[models]) == 2
+    gc.collect()  # what other tests have left
     before = len(_solves)
     del models, same
     gc.collect()

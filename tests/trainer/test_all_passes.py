@@ -147,7 +147,7 @@ def test_the_minimum_of_passes() -> None:
         "target": 1,
         "features": 1,
         "student with gradient": 2 * parts,
-        "target with gradient": parts,
+        "target with gradient": 1,  # images that need it are together
         "features with gradient": parts,
     }
     assert passes.images == {
@@ -161,7 +161,7 @@ def test_the_minimum_of_passes() -> None:
     }
     assert passes.backward == {"student": 2 * BATCH, "target": outer, "features": BATCH}
     # A second traversal of anything, or an unused gradient of a frozen weight, would show here.
-    full, input_only = 2 * parts * per_student, parts * (per_target + per_encoder)
+    full, input_only = 2 * parts * per_student, per_target + parts * per_encoder
     assert passes.convolutions == {"full": full, "input only": input_only}
 
 
