@@ -90,7 +90,7 @@ def selected(arms: Sequence[Arm], only: Sequence[str], compiled: bool) -> list[A
 
 @contextmanager
 def fresh_caches() -> Iterator[None]:
-    """Context in which compilers find nothing of earlier runs, so that a first call is a first call.
+    """Context in which compilers find nothing of earlier runs: first calls are first calls.
 
     The compiled code of inductor and Triton goes to a temporary folder.
     """

@@ -68,6 +68,7 @@ def capture(
     for generator in generators:
         graph.register_generator_state(generator)
     state = torch.cuda.get_rng_state(device)
+    first: Exception | None = None
     try:
         with (
             _no_collection(),
@@ -76,13 +77,16 @@ def capture(
             # Other threads (a data loader's, say) may use the GPU meanwhile.
             torch.cuda.graph(graph, pool=memory, stream=stream, capture_error_mode="thread_local"),
         ):
-            outputs = function(*own)
+            try:
+                outputs = function(*own)
+            except Exception as error:
+                first = error
+                raise
     except Exception as error:
         _revive_generator(device, state)
-        cause: BaseException = error
-        while cause.__context__ is not None:  # what ended the capture, not what that led to
-            cause = cause.__context__
-        raise CaptureError(f"{type(cause).__name__}: {cause}") from error
+        cause = first or error  # what ended the capture, not what that led to
+        first_line = (str(cause).splitlines() or [""])[0]  # CUDA adds paragraphs of advice
+        raise CaptureError(f"{type(cause).__name__}: {first_line}") from error
     return Graph(graph, own, outputs, function)
 
 

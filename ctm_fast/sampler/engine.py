@@ -91,23 +91,26 @@ def freezable(model: Any) -> bool:
 
 
 def fingerprint(model: Denoiser) -> list[Any]:
-    """What changes when a model does: its modules, where its weights lie, how often written.
+    """What changes when a model does: where its weights lie, and how often each was written.
 
     Writing through `tensor.data` is not seen.
     """
-    parts: list[Any] = [model.precond, model.kind, model.dtype, model.sigma_min, model.sigma_max]
-    modules: list[nn.Module] = [model.net]
+    # Before every call of a sampler, so written for speed.
+    found: list[Tensor | None] = []
+    modules: list[nn.Module | None] = [model.net]
     while modules:
         module = modules.pop()
-        parts.append(id(module))
-        for tensors in (module._parameters, module._buffers):
-            for tensor in tensors.values():
-                if tensor is not None:
-                    # Inference tensors do not count their writes: take each call for one.
-                    count = object() if tensor.is_inference() else tensor._version
-                    parts += (tensor.data_ptr(), tensor.dtype, count)
-        modules.extend(child for child in module._modules.values() if child is not None)
-    return parts
+        if module is not None:
+            found += module._parameters.values()
+            found += module._buffers.values()
+            modules += module._modules.values()
+    tensors = [t for t in found if t is not None]
+    try:
+        writes: Any = [t._version for t in tensors]
+    except RuntimeError:  # of inference tensors nobody counts them: take each call for one
+        writes = object()
+    options = (model.precond, model.kind, model.dtype, model.sigma_min, model.sigma_max)
+    return [options, [t.data_ptr() for t in tensors], writes]
 
 
 def computing_in(model: Any, dtype: torch.dtype | None) -> Any:

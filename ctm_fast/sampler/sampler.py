@@ -42,7 +42,8 @@ class Sampler:
     an image in the batch matters to its noise.
 
     A `Denoiser` with one of our networks is run as a frozen copy, which is made at the first call
-    and again when a weight has changed; the model itself is never touched. On a GPU the whole run
+    and again when a weight has changed (written through `.data` it looks unchanged: `refresh`); the
+    model itself is never touched. On a GPU the whole run
     of a batch is one CUDA graph: captured at the first call of a batch size, replayed later.
     Batches are then cut and padded to the sizes in `buckets`. Methods of more than 80 network
     calls replay a graph of one call; with a callback or a progress bar nothing is captured.
@@ -121,6 +122,10 @@ class Sampler:
             f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self)[1:]
         )
         return f"Sampler({type(self.model).__name__} of kind {self.model.kind!r}, {options})"
+
+    def refresh(self) -> None:
+        """Forget the frozen copy and its graphs; the next call makes them anew."""
+        self.__dict__["_engine"].clear()
 
     @property
     def nfe(self) -> int:

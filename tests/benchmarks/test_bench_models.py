@@ -10,6 +10,7 @@ from benchmarks.arms import Ready
 from benchmarks.bench_models import Settings, measure
 from benchmarks.outcome import FAILED, OURS, READY
 
+pytestmark = pytest.mark.usefixtures("hasty")
 SHORT = Settings(networks=("digits",), batches=(2,), rounds=1, compiled=False)
 ARMS = ["official", "official-fp32", "eager", "ours"]
 
@@ -20,21 +21,19 @@ def test_every_arm_agrees_and_is_timed(name: str, tiny_presets: None) -> None:
     assert [o.arm for o in outcomes] == ARMS
     for o in outcomes:
         assert o.status == READY, o
-        assert o.median > 0 and o.flops > 0 and 0 < o.matmul_share < 2
+        assert o.median > 0 and o.flops > 0 and o.matmul_share > 0
         assert o.error < (1e-5 if o.dtype == "float32" else 0.05)
     assert [o.kind for o in outcomes].count(OURS) == 1
 
 
 def test_batches_networks_and_arms_are_chosen() -> None:
-    settings = replace(
-        SHORT, networks=("digits", "ctm-digits"), batches=(1, 3), arms=("official", "ours")
-    )
+    settings = replace(SHORT, networks=("digits", "ctm-digits"), batches=(1, 3), arms=("eager",))
     found = [(o.network, o.batch, o.arm) for batch in measure(settings) for o in batch]
     assert found == [
         (network, batch, arm)
         for network in ("digits", "ctm-digits")
         for batch in (1, 3)
-        for arm in ("official", "ours")
+        for arm in ("eager",)
     ]
 
 

@@ -8,6 +8,7 @@ import torch
 from benchmarks.bench_sampler import Settings, measure
 from benchmarks.outcome import READY
 
+pytestmark = pytest.mark.usefixtures("hasty")
 SHORT = Settings(networks=("ctm-digits",), batches=(3,), steps=(1, 2), rounds=1, compiled=False)
 
 

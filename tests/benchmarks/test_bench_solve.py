@@ -10,6 +10,7 @@ from benchmarks.bench_solve import Settings, grid_of, in_parts, measure, officia
 from benchmarks.outcome import READY
 from ctm_fast.solvers.heun import heun_solve_reference
 
+pytestmark = pytest.mark.usefixtures("hasty")
 SHORT = Settings(
     networks=("digits",), batches=(3,), steps=(2,), microbatch=2, rounds=1, compiled=False
 )

@@ -9,6 +9,7 @@ from benchmarks.bench_step import Settings, measure, prepared, work
 from benchmarks.flops import flops
 from benchmarks.outcome import READY
 
+pytestmark = pytest.mark.usefixtures("hasty")
 SHORT = Settings(networks=("digits",), batches=(3,), steps=(2,), rounds=1, compiled=False)
 
 

@@ -1,5 +1,7 @@
 """The published scalings, solve and sampler agree with ours."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -50,7 +52,7 @@ def test_the_sampler_jumps_from_level_to_level(tiny_presets: None) -> None:
     x = networks.images(ours.net, 2).double() * 160
     expected = x
     with torch.no_grad():
-        for sigma, sigma_to in zip(levels, levels[1:]):
+        for sigma, sigma_to in pairwise(levels):
             expected = ours.jump(expected, float(sigma), float(sigma_to))
     found = official.sample(x, levels)
     torch.testing.assert_close(found, expected.clamp(-1, 1), rtol=1e-5, atol=1e-5)

@@ -64,7 +64,9 @@ class FakeGraph(TorchDispatchMode):
         on_device = any(storage(t) in self.cuda.memory for t in given)
         if on_device and func.overloadpacket.__name__ in READING:
             self.failed = True
-            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+            raise RuntimeError(
+                "CUDA error: operation not permitted when stream is capturing\nFor debugging ..."
+            )
         for t in given:
             if storage(t) not in self.new:
                 self.known.setdefault(storage(t), t)

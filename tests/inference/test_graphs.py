@@ -9,8 +9,13 @@ import threading
 import pytest
 import torch
 
-from ctm_fast.inference import graphs
+from ctm_fast.inference import TeacherSolve, freeze, graphs
 from ctm_fast.inference.graphs import GraphError, GraphPool
+from ctm_fast.losses import CTM, DSM
+from ctm_fast.sigmas import karras_sigmas
+from tests.sampler.worlds import unet_model
+from tests.trainer import tiny
+from tests.trainer.test_captured import steps
 
 from .fake_cuda import Counted, FakeCuda, both, reads
 
@@ -175,6 +180,45 @@ def test_a_function_s_own_error_is_its_own(device: str) -> None:
         with pytest.raises(KeyError, match="mine"):
             pool.run("k", broken, torch.ones(2, device=device))
         assert len(pool) == 0
+
+
+@pytest.mark.parametrize("solver", ["heun", "multistep"])
+@pytest.mark.parametrize("label_dim", [0, 3])
+def test_teacher_solves_are_the_same_in_graphs(
+    fake: FakeCuda, monkeypatch: pytest.MonkeyPatch, solver: str, label_dim: int
+) -> None:
+    # Networks look at labels on a CPU only, and this one passes for a GPU.
+    monkeypatch.setattr("ctm_fast.models.arguments._check_labels", lambda *args: None)
+    model, sigmas = freeze(unet_model("denoiser", label_dim), torch.float32), karras_sigmas(18)
+    pool, generator = GraphPool(), torch.Generator().manual_seed(0)
+    eager = TeacherSolve(model, sigmas, slots=4, solver=solver)
+    captured = TeacherSolve(model, sigmas, slots=4, solver=solver, pool=pool)
+    for _ in range(3):
+        start = torch.randint(17, (9,), generator=generator)
+        steps = (torch.rand(9, generator=generator) * (18 - start)).long()
+        noise = torch.randn(9, 2, 4, 4, generator=generator)
+        x = noise * sigmas[start].float().reshape(-1, 1, 1, 1)
+        labels = torch.randint(3, (9,), generator=generator) if label_dim else None
+        expected = eager(x, start, steps, labels)
+        torch.testing.assert_close(captured(x, start, steps, labels), expected)
+    assert pool.stats.captures <= 4 < pool.stats.replays
+
+
+@pytest.mark.parametrize("microbatch", [None, 4, 3])
+@pytest.mark.parametrize("objective", [DSM(), CTM(num_scales=4)], ids=["dsm", "ctm"])
+def test_training_steps_are_the_same_in_graphs(
+    monkeypatch: pytest.MonkeyPatch, objective: DSM | CTM, microbatch: int | None
+) -> None:
+    # What the losses and the test's network look at on a CPU only.
+    monkeypatch.setattr(CTM, "_ends", lambda self, batch: None)
+    hot = torch.nn.functional
+    monkeypatch.setattr(hot, "one_hot", lambda y, n: (y[:, None] == torch.arange(n)).long())
+    expected = steps(tiny.trainer(objective, dropout=0.5), None, microbatch, (1.0, 8.0, 1.0))
+    FakeCuda(monkeypatch)
+    pool = GraphPool()
+    found = steps(tiny.trainer(objective, dropout=0.5), pool, microbatch, (1.0, 8.0, 1.0))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert 0 < pool.stats.captures < pool.stats.replays
 
 
 def test_threads_exclude_each_other(fake: FakeCuda) -> None:

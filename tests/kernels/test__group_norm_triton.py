@@ -254,8 +254,11 @@ def test_refused(device: str) -> None:
     with pytest.raises(BackendError, match="contiguous or channels-last"):
         call(x[:, :, ::2], *rest)
     wide = torch.empty(1, 2 * host.DEEPEST, 1, 1, device=device)
-    assert "at most" in group_norm.why_not("triton", wide, 1, *rest)
-    assert group_norm.why_not("triton", wide, 2, *rest) is None
+    factors = [torch.empty(2 * host.DEEPEST, device=device)] * 2
+    assert "at most" in group_norm.why_not("triton", wide, 1, *factors)
+    assert group_norm.why_not("triton", wide, 2, *factors) is None
+    half = {"tail": wide[:, host.DEEPEST :]}
+    assert "at most" in group_norm.why_not("triton", wide[:, : host.DEEPEST], 1, *factors, **half)
     x.requires_grad_()
     (first,) = torch.autograd.grad(call(x, *rest).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="use_backend\\('reference'\\)"):

@@ -205,3 +205,31 @@ def test_the_compiled_part_checks_what_it_is_given() -> None:
     ):
         with pytest.raises(ValueError, match=match):
             _native.module.join(*addresses, sizes, code, True, 1.0, threads)
+
+
+@needs_native
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_nothing_is_written_beyond_the_result(
+    name: str, dtype: torch.dtype, channels_last: bool
+) -> None:
+    if not _native.module.group_norm_use(name):
+        pytest.skip(f"this CPU or build has no {name}")
+    try:
+        for head, rest, pixels in ((1, 1, 1), (3, 14, 5), (17, 15, 4), (31, 2, 33), (16, 16, 16)):
+            images = [torch.ones(2 * c * pixels, dtype=dtype) for c in (head, head, rest)]
+            size = 2 * (head + rest) * pixels
+            guarded = torch.full((size + 128,), 7.0, dtype=dtype)
+            _native.module.join(
+                *(t.data_ptr() for t in images),
+                guarded[64:].data_ptr(),
+                (2, head, head + rest, pixels),
+                *(_native.DTYPES[dtype], channels_last, 2.0, 1),
+            )
+            assert (guarded[:64] == 7).all() and (guarded[-64:] == 7).all()
+            assert (guarded == 4).sum() == images[0].numel()
+            assert (guarded == 1).sum() == images[2].numel()
+    finally:
+        for other in SETS:
+            _native.module.group_norm_use(other)

@@ -152,3 +152,23 @@ def test_wrong_use(args: tuple, message: str) -> None:
         normal(*args)
     with pytest.raises(ValueError, match="float16"):
         normal(torch.arange(2), 0, (3,), dtype=torch.float16)
+
+
+@native
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"batch": 0}, "positive"),
+        ({"size": -1}, "positive"),
+        ({"batch": 2**40, "size": 2**40}, "overflow"),
+        ({"seeds": 0}, "null"),
+        ({"noise": 0}, "null"),
+        ({"threads": 0}, "thread"),
+    ],
+)
+def test_the_module_refuses_what_would_be_misread(changed: dict, message: str) -> None:
+    seeds, noise = torch.arange(2), torch.empty(2, 3)
+    call = {"seeds": seeds.data_ptr(), "step": 0, "noise": noise.data_ptr()}
+    call |= {"batch": 2, "size": 3, "threads": 1} | changed
+    with pytest.raises(ValueError, match=message):
+        _native.module.normal(*call.values())

@@ -84,6 +84,16 @@ def test_the_copy_is_made_once_and_again_when_a_weight_changed():
         first = images
 
 
+def test_refresh_is_for_what_nobody_can_see():
+    model = unet_model()
+    sampler = Sampler(model, clip=False)
+    before = sampler(2)
+    model.net.last_layer.weight.data.mul_(2)
+    assert torch.equal(sampler(2), before)
+    sampler.refresh()
+    close(sampler(2), Sampler(model, freeze=False, clip=False)(2))
+
+
 @pytest.mark.parametrize("backend", ["native", "torch", "reference"])
 def test_the_copy_follows_a_trained_average(backend):
     student, average = unet_model(), unet_model(seed=1)
