@@ -176,7 +176,8 @@ def _arms(case: Case, net: Any, given: Problem) -> Iterator[Arm]:
     def solved() -> Ready:
         model = freeze(networks.denoiser(net), case.dtype, case.device, batch=case.batch)
         solve = TeacherSolve(model, given.sigmas, pool=pool(case.device))
-        return _ready(lambda: solve(given.x, given.start, given.steps, given.labels))
+        start = given.start.cpu()  # there nothing waits for it
+        return _ready(lambda: solve(given.x, start, given.steps, given.labels))
 
     yield Arm("official", official(case.dtype), OFFICIAL)
     if case.dtype != torch.float32:

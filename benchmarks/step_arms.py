@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -71,8 +70,8 @@ class Task:
 
 
 def fresh(batch: Batch) -> Batch:
-    """The batch with a dictionary of its own."""
-    return Batch(batch.images, batch.labels, dict(batch.draw))
+    """The batch with dictionaries of its own."""
+    return replace(batch, draw=dict(batch.draw), host=dict(batch.host))
 
 
 def exact(case: Case, task: Task) -> Callable[[], Named]:
@@ -222,7 +221,8 @@ def _own(case: Case, task: Task) -> Ready:
     target = EMA(student, Rate(config.target_ema))
     teacher = freeze(networks.denoiser(task.teacher), case.dtype, case.device)
     models = Models(student, target.model, teacher)
-    kept, update = averages(student, config), Update(student, config)
+    kept = [*averages(student, config), target]
+    update = Update(student, config, kept)
     whole = _step_gradients(case, task, models, len(task.batch))
     judged = len(task.gate)
     gate = whole if judged == len(task.batch) else _step_gradients(case, task, models, judged)
@@ -231,9 +231,7 @@ def _own(case: Case, task: Task) -> Ready:
         batch = fresh(task.batch)
         whole.prepare(0, batch, 0.0)
         numbers = whole(0, batch, 0.0, update.scale)
-        update(numbers.total, LR)
-        for average in (*kept, target):
-            average.update(student, 0, len(batch))
+        update(numbers.total, LR, [average.decay(0, len(batch)) for average in kept])
 
     def result() -> Named:
         batch = task.gate
@@ -253,16 +251,15 @@ PRECISION: dict[str, Any] = {
 
 
 def _step_gradients(case: Case, task: Task, models: Models, batch: int) -> StepGradients:
-    known = inspect.signature(StepGradients).parameters
-    options: dict[str, Any] = {"one_pass": task.own >= batch}
-    if case.device == "cuda":
-        options["pool"] = pool(case.device)
+    whole, graphs = task.own >= batch, pool(case.device)
     return StepGradients(
         task.objective,
         models,
         distributed.World(),
         batch_size=batch,
-        microbatch=None if task.own >= batch else task.own,
+        microbatch=None if whole else task.own,
         seed=0,
-        **{key: value for key, value in options.items() if key in known},
+        # A graph of every microbatch, or one backward pass for all terms.
+        one_pass=whole and graphs is None and case.dtype != torch.float16,
+        pool=graphs,
     )

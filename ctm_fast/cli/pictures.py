@@ -31,7 +31,8 @@ def preview(folder: Path, dataset: ImageDataset) -> Callable[[Trainer, int], Non
         model: Denoiser = trainer.ema
         labels = class_rows(min(dataset.num_classes, 10), 8) if model.label_dim else None
         steps = PREVIEW_STEPS if model.kind != "denoiser" else None
-        images = Sampler(model, steps=steps)(64 if labels is None else None, labels=labels, seed=0)
+        sampler = Sampler(model, steps=steps, graphs=False)  # not worth a capture for one call
+        images = sampler(64 if labels is None else None, labels=labels, seed=0)
         grid_png(images, folder / f"step-{step:06d}.png", ncol=8)
 
     return write

@@ -107,7 +107,7 @@ class UNet(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def last_layer(self) -> Conv2d:
+    def last_layer(self) -> nn.Conv2d:
         """Layer whose weight gradient measures a loss term's size (CTM's adaptive weights)."""
 
     def forward(

@@ -75,7 +75,7 @@ class ADMUNet(UNet):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
-    def last_layer(self) -> Conv2d:
+    def last_layer(self) -> nn.Conv2d:
         """Second convolution of the last residual block, as in sony/ctm."""
         blocks = list(levels(self.dec))[-1][1]
         return list(blocks.values())[-1].conv1

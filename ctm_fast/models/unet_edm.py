@@ -78,10 +78,10 @@ class SongUNet(UNet):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
-    def last_layer(self) -> Conv2d:
+    def last_layer(self) -> nn.Conv2d:
         """The output convolution at full resolution."""
         conv = list(self.outputs.values())[-1].conv
-        assert isinstance(conv, Conv2d)
+        assert isinstance(conv, nn.Conv2d)
         return conv
 
     def embed(

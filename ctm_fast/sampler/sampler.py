@@ -42,11 +42,11 @@ class Sampler:
     an image in the batch matters to its noise.
 
     A `Denoiser` with one of our networks is run as a frozen copy, which is made at the first call
-    and again when a weight has changed (written through `.data` it looks unchanged: `refresh`); the
-    model itself is never touched. On a GPU the whole run
-    of a batch is one CUDA graph: captured at the first call of a batch size, replayed later.
-    Batches are then cut and padded to the sizes in `buckets`. Methods of more than 80 network
-    calls replay a graph of one call; with a callback or a progress bar nothing is captured.
+    and again when a weight has changed (written through `.data` it looks unchanged: `refresh`);
+    the model itself is never touched. On a GPU the whole run of a batch is one CUDA graph:
+    captured at the first call of a batch size, replayed later. Batches are then cut and padded to
+    the sizes in `buckets`. Methods of more than 80 network calls replay a graph of one call; with
+    a callback or a progress bar nothing is captured.
     Threads should not share a sampler: they would share its graphs.
 
     Raises:

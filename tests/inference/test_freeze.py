@@ -130,6 +130,11 @@ def test_not_a_number_is_refused():
         freeze(net)
 
 
+@each
+def test_the_last_layer_is_still_found(name):
+    assert isinstance(freeze(network(name)).last_layer, PackedConv2d)
+
+
 def test_weights_are_packed_for_the_batch():
     frozen = freeze(network(), batch=5)
     kept = {shape[0] for m in frozen.modules() if isinstance(m, PackedConv2d) for shape in m._packs}
