@@ -1,1 +1,3 @@
-"""Benchmarks: `python -m benchmarks kernels`, `compare` and `table`; see docs/performance.md."""
+"""Benchmarks: `python -m benchmarks kernels|models|solve|step|sampler|all`, `compare`, `table` and
+`page`; see docs/performance.md.
+"""

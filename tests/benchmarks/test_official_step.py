@@ -8,7 +8,7 @@ import torch
 from benchmarks import bench_step, networks
 from benchmarks.contest import Case
 from benchmarks.official_step import DISTANCES, pseudo_huber, squared
-from benchmarks.step_arms import Task, arms_of, exact, fresh, gradients
+from benchmarks.step_arms import Task, arms_of, exact
 from ctm_fast.losses import L2, PseudoHuber
 from ctm_fast.losses.objective import Models
 
@@ -53,17 +53,3 @@ def test_distances(own, ours) -> None:
     expected = ours(a, ours.targets(b, None, models), None, models)
     torch.testing.assert_close(own(a, b), expected)
     assert set(DISTANCES) == set(bench_step.DISTANCES)
-
-
-def test_a_batch_is_used_again_and_again() -> None:
-    task = task_of("digits", 2, 2)
-    copy = fresh(task.batch)
-    copy.draw["extra"] = 1
-    assert "extra" not in task.batch.draw
-
-
-def test_gradients_are_one_vector_in_the_order_of_names() -> None:
-    net = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Linear(1, 1))
-    net[0](torch.ones(1, 2)).sum().backward()
-    vector = gradients(net)["gradient"]
-    assert vector.tolist() == [1, 1, 1, 0, 0]
