@@ -16,9 +16,10 @@ from ctm_fast.losses.objective import Models
 from ctm_fast.models import UNet
 from ctm_fast.trainer import distributed
 from ctm_fast.trainer.config import TrainConfig
-from ctm_fast.trainer.ema import EMA, Rate, averages
+from ctm_fast.trainer.ema import Rate, averages
 from ctm_fast.trainer.gradients import StepGradients
 from ctm_fast.trainer.scaling import Update
+from ctm_fast.trainer.target import Target
 
 from . import networks
 from .arms import COMPILED, Arm, Named, Ready, cast, compiled, ours, plain_ops, pool
@@ -218,9 +219,9 @@ def _own(case: Case, task: Task) -> Ready:
     config = TrainConfig(
         lr=LR, ema=RATES[:1], target_ema=RATES[1], precision=PRECISION[name(case.dtype)]
     )
-    target = EMA(student, Rate(config.target_ema))
+    target = Target(student, Rate(config.target_ema))
     teacher = freeze(networks.denoiser(task.teacher), case.dtype, case.device)
-    models = Models(student, target.model, teacher)
+    models = Models(student, target.network, teacher)
     kept = [*averages(student, config), target]
     update = Update(student, config, kept)
     whole = _step_gradients(case, task, models, len(task.batch))
@@ -232,6 +233,7 @@ def _own(case: Case, task: Task) -> Ready:
         whole.prepare(0, batch, 0.0)
         numbers = whole(0, batch, 0.0, update.scale)
         update(numbers.total, LR, [average.decay(0, len(batch)) for average in kept])
+        target.refresh()
 
     def result() -> Named:
         batch = task.gate
