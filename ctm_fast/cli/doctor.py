@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ctm_fast import __version__
+from ctm_fast.inference import fast_dtype, fp8, packed
 from ctm_fast.kernels import BACKENDS, OPS, _native, _triton, op
 
 
@@ -47,6 +48,14 @@ def _devices() -> list[str]:
     return [f"{d.name}, sm_{d.major}{d.minor}, {d.total_memory / 2**30:.0f} GiB" for d in names]
 
 
+def _frozen() -> str:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = str(fast_dtype(device)).removeprefix("torch.")
+    plain = None if packed.ABSENT is None else f"convolutions not packed: {packed.ABSENT}"
+    weights = plain or "convolutions packed on a CPU"
+    return f"in {dtype} on {device}; {weights}; fp8: {fp8.why_not(device) or 'on request'}"
+
+
 def facts() -> list[tuple[str, str]]:
     """(name, value) lines about the machine and what is installed."""
     triton = _triton.ABSENT or f"{_triton.triton.__version__}"
@@ -62,6 +71,7 @@ def facts() -> list[tuple[str, str]]:
         ("cuda compiler", _nvcc()),
         ("cuda devices", "; ".join(_devices())),
         ("native part", "; ".join(_native.parts()) or f"none: {_native.ABSENT}"),
+        ("frozen", _frozen()),
         ("backend", f"{op._default}" + (" (CTM_FAST_BACKEND)" if default else "")),
     ]
 

@@ -16,6 +16,7 @@ def test_report_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
         "cuda compiler",
         "cuda devices",
         "native part",
+        "frozen",
         "python",
     )
     for fact in facts:
