@@ -20,7 +20,7 @@ from .record import geometric_mean
 
 T = TypeVar("T")
 
-STYLE = 1  # raised when the same results shall look different, so that all plots are drawn again
+STYLE = 2  # raised when the same results shall look different, so that all plots are drawn again
 WIDE = 90  # characters of a heading over the whole figure
 INK, PALE = "#222222", "#d0d0d0"
 # Okabe & Ito 2008, apart for all kinds of colour vision; ours and the official arm keep theirs.
@@ -219,7 +219,7 @@ def _bars(plot: Plot) -> Any:
         for arms in cases.values():
             ticks.append(height + (len(arms) - 1) / 2)
             for arm, value in arms.items():
-                axes.barh(height, value, 0.86, color=plot.colours[arm])
+                axes.barh(height, value, 0.86, **_filled(plot, arm))
                 end = {"xy": (value, height), "xytext": (3, 0), "textcoords": "offset points"}
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
                 axes.annotate(f"{value:.2f}", **end, va="center", fontsize=7, bbox=box)
@@ -243,6 +243,7 @@ def _lines(plot: Plot) -> Any:
         for arm, values in arms.items():
             points = sorted((int(batch), speed) for batch, speed in values.items())
             look = {"marker": _marker(plot, arm), "color": plot.colours[arm], "markersize": 5}
+            look["linestyle"] = "--" if _again(plot, arm) else "-"
             axes.plot(*zip(*points), linewidth=1.5, **look)
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -259,6 +260,19 @@ def _lines(plot: Plot) -> Any:
     return figure
 
 
+def _again(plot: Plot, arm: str) -> bool:
+    """Whether an arm before this one has its colour: there are more arms than colours."""
+    arms = list(plot.colours)
+    return plot.colours[arm] in [plot.colours[other] for other in arms[: arms.index(arm)]]
+
+
+def _filled(plot: Plot, arm: str) -> dict[str, Any]:
+    look: dict[str, Any] = {"facecolor": plot.colours[arm]}
+    if _again(plot, arm):
+        look |= {"hatch": "/////", "edgecolor": "white", "linewidth": 0}
+    return look
+
+
 def _marker(plot: Plot, arm: str) -> str:
     return MARKERS[list(plot.colours).index(arm) % len(MARKERS)]
 
@@ -268,9 +282,16 @@ def _legend(figure: Any, plot: Plot, bars: bool) -> None:
     from matplotlib.patches import Patch
 
     handles = [
-        Patch(color=colour, label=arm)
+        Patch(**_filled(plot, arm), label=arm)
         if bars
-        else Line2D([], [], color=colour, marker=_marker(plot, arm), markersize=5, label=arm)
+        else Line2D(
+            *([], []),
+            color=colour,
+            linestyle="--" if _again(plot, arm) else "-",
+            marker=_marker(plot, arm),
+            markersize=5,
+            label=arm,
+        )
         for arm, colour in plot.colours.items()
     ]
     columns = min(len(handles), 5)
