@@ -66,6 +66,7 @@ def freeze(
         device: where the copy lies; None for where the model is.
         batch: images of that batch, for example as many as it will be called with; >= 1.
         release: convert the model itself instead of a copy, which needs no second one in memory.
+            It stays converted where the comparison then refuses it.
         tolerance: largest root mean square of the difference, as a share of the output's; by
             default 0.05 in bfloat16, 0.01 in float16, 1e-4 in float32.
         fp8: multiply by 1x1 convolutions in 8 bits, for a teacher on a recent GPU; loses accuracy,

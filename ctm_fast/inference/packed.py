@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -26,14 +27,14 @@ class PackedConv2d(nn.Conv2d):
     weight is packed again.
 
     Args:
-        conv: any `nn.Conv2d`; weight and bias are shared with it.
+        conv: any `nn.Conv2d`; weight and bias are shared with it, its hooks stay.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         nn.Module.__init__(self)
-        self.__dict__.update({k: v for k, v in conv.__dict__.items() if k not in self.__dict__})
-        self.weight, self.bias = conv.weight, conv.bias
-        self.training = conv.training
+        # Dictionaries hold parameters and hooks; the layers share what is in them.
+        for name, value in conv.__dict__.items():
+            self.__dict__[name] = copy.copy(value) if isinstance(value, dict) else value
         self._packs: dict[torch.Size, tuple[int, Tensor | None]] = {}
         zeros = isinstance(conv.padding, tuple) and conv.padding_mode == "zeros"
         self._possible = zeros and ABSENT is None

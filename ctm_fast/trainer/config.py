@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,10 +23,7 @@ PRECISIONS: dict[str, torch.dtype | None] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "radam": torch.optim.RAdam,
-    "adam": torch.optim.Adam,
-}
+OPTIMIZERS = ("radam", "adam")  # see `trainer.optimizer`
 
 
 @dataclass(frozen=True)
@@ -149,7 +146,7 @@ class TrainConfig:
         return cls.from_json(data.get("train", data))
 
 
-def _choice(name: str, value: Any, allowed: Mapping[str, Any]) -> None:
+def _choice(name: str, value: Any, allowed: Collection[str]) -> None:
     if value not in allowed:
         raise ValueError(f"unknown {name} {value!r}; choose from {sorted(allowed)}")
 

@@ -106,8 +106,12 @@ def test_copies_and_pickles_pack_for_themselves():
 
 def test_hooks_and_names_stay():
     net = nn.Sequential(conv(), nn.SiLU(), nn.ModuleDict({"last": conv(inner=10, outer=6)}))
-    names = list(net.state_dict())
+    names, seen = list(net.state_dict()), []
+    net[0].register_forward_hook(lambda *_: seen.append("forward"))
+    net[0].register_forward_pre_hook(lambda *_: seen.append("before"))
     pack_convolutions(net)
+    net[0](image(2))
+    assert seen == ["before", "forward"]
     assert list(net.state_dict()) == names
     assert isinstance(net[0], PackedConv2d) and isinstance(net[2]["last"], PackedConv2d)
     again = net[0]
