@@ -125,7 +125,7 @@ std::string cpu_target() {
 
 PYBIND11_MODULE(_native, module) {
   module.doc() = "Compiled kernels of ctm_fast.";
-  module.attr("interface") = 4;
+  module.attr("interface") = 5;
   module.attr("compiler") = CTM_FAST_COMPILER;
   module.attr("cpu_target") = cpu_target();
 #if defined(_OPENMP)
@@ -143,6 +143,7 @@ PYBIND11_MODULE(_native, module) {
   module.def("heun_step", &heun_step);
   module.def("jump", &jump);
   module.def("jump_backward", &jump_backward);
+  bind_tiles(module);
   bind_group_norm(module);
   bind_normal(module);
   bind_optimizer(module);

@@ -5,6 +5,7 @@
 
 namespace ctm_fast {
 
+void bind_tiles(pybind11::module_& module);
 void bind_group_norm(pybind11::module_& module);
 void bind_group_norm_call(pybind11::module_& module);
 void bind_normal(pybind11::module_& module);

@@ -12,9 +12,7 @@ import torch
 from torch.autograd import forward_ad
 
 from . import _native
-from . import op as _op
 from ._join_op import new_joined
-from .op import Op
 
 Tensor = torch.Tensor
 Factor = torch.Tensor | None
@@ -70,15 +68,3 @@ def short_way(
     if not done:
         return None
     return y if joined is None else (y, joined)
-
-
-class QuickOp(Op):
-    """`Op` that takes the short way where it can."""
-
-    def __call__(self, *args: Any, backend: str | None = None, **kwargs: Any) -> Any:
-        native = (backend or _op._default) in ("auto", "native")
-        if native and READY and not torch.compiler.is_compiling():
-            result = short_way(*args, **kwargs)
-            if result is not None:
-                return result
-        return super().__call__(*args, backend=backend, **kwargs)

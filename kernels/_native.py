@@ -8,7 +8,7 @@ import torch
 
 from .arguments import capability
 
-INTERFACE = 4
+INTERFACE = 5
 """Version of the calls below; a build of another version is refused instead of misread."""
 
 ABSENT: str | None = None
@@ -38,7 +38,8 @@ def parts() -> list[str]:
     if ABSENT is not None:
         return []
     threads = "OpenMP" if module.openmp else "one thread"
-    cpu = f"CPU ({module.compiler}, {threads}, runs {module.cpu_target})"
+    tiles = " and matrix tiles" if module.tiles else ""
+    cpu = f"CPU ({module.compiler}, {threads}, runs {module.cpu_target}{tiles})"
     if not CUDA_BUILT:
         return [cpu]
     return [cpu, f"CUDA {module.cuda_version} for {module.cuda_architectures}"]

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ._attention_op import registered_calls, triton_attention
+from ._attention_tiles import tiled_attention
 from ._attention_triton import LAYOUTS, backward, fits, forward, memory_format
 from ._triton import INTERPRETED
 from .arguments import Draw, capability
@@ -227,4 +228,5 @@ attention = Op(
     bench=BENCH,
     bench_gpu=BENCH_GPU,
     launches=launches,
+    quick=tiled_attention,
 )

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from . import _native, _triton
-from ._group_norm_call import QuickOp
+from ._group_norm_call import READY, short_way
 from ._group_norm_cases import BENCH, BENCH_GPU, CASES, example
 from ._group_norm_native import native_group_norm
 from ._group_norm_native import registered as native_registered
@@ -15,6 +15,7 @@ from ._group_norm_triton import registered as triton_registered
 from ._join_op import check_image, check_joined, image_layout
 from .arguments import same_dense_layout
 from .join import join, torch_join
+from .op import Op
 
 Tensor = torch.Tensor
 Factor = torch.Tensor | None
@@ -195,7 +196,7 @@ def registered(*args: Any, **kwargs: Any) -> list[tuple[Any, tuple[Any, ...]]]:
     ]
 
 
-group_norm = QuickOp(
+group_norm = Op(
     "group_norm",
     reference,
     torch=torch_group_norm,
@@ -210,4 +211,5 @@ group_norm = QuickOp(
     bench=BENCH,
     bench_gpu=BENCH_GPU,
     launches=launches,
+    quick=short_way if READY else None,
 )

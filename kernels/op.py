@@ -72,6 +72,9 @@ class Op:
         bench: keyword arguments of `example` that the benchmarks time on a CPU.
         bench_gpu: the same for a GPU: the shapes of both U-Nets. Triton kernels are compiled ahead
             of time for exactly these.
+        quick: `quick(*args, **kwargs)` is the result of a call where nothing records it, without
+            all the rest of this class, or None for a call that has to take the ordinary way. Tried
+            on "auto", and on "native" where that exists.
         launches: runs the Triton kernels of one call and of its gradient without going through
             `torch.library`, so that `_triton.recorded` sees them for tensors on "meta".
     """
@@ -93,6 +96,7 @@ class Op:
         bench: Sequence[Case] = (),
         bench_gpu: Sequence[Case] = (),
         launches: Callable[..., None] | None = None,
+        quick: Callable[..., Any] | None = None,
     ) -> None:
         self.name, self.reference = name, reference
         self.torch, self.triton, self.native = torch, triton, native
@@ -100,6 +104,7 @@ class Op:
         self.differentiable = differentiable
         self.example, self.cases = example, tuple(cases)
         self.bench, self.bench_gpu, self.launches = tuple(bench), tuple(bench_gpu), launches
+        self.quick = quick
         self.__doc__ = reference.__doc__
         OPS[name] = self
 
@@ -127,9 +132,14 @@ class Op:
         return next(b for b in tried if self.why_not(b, *args, **kwargs) is None)
 
     def __call__(self, *args: Any, backend: str | None = None, **kwargs: Any) -> Any:
+        backend = backend or _default
+        unnamed = backend == "auto" or (backend == "native" and self.native is not None)
+        if self.quick is not None and unnamed and not torch.compiler.is_compiling():
+            result = self.quick(*args, **kwargs)
+            if result is not None:
+                return result
         if self.check is not None:
             self.check(*args, **kwargs)
-        backend = backend or _default
         if backend == "auto":
             backend = self.choose(*args, **kwargs)
         elif (reason := self.why_not(backend, *args, **kwargs)) is not None:

@@ -48,7 +48,7 @@ def test_it_packs_one_weight_for_each_of_a_few_shapes():
         kept = layer._packed(x)
         assert kept is layer._packed(x)
         assert (kept is None) == (batch > packed.MOST)
-        assert kept is None or kept.is_mkldnn
+        assert kept is None or kept.weight.is_mkldnn
     assert len(layer._packs) == packed.MOST
 
 
@@ -124,3 +124,25 @@ def test_it_compiles_to_the_plain_convolution():
     expected = layer(x)
     found = torch.compile(layer, backend="eager")(x)
     torch.testing.assert_close(found, expected)
+
+
+def test_it_runs_on_tiles_where_it_can(monkeypatch):
+    shapes, plain = [], conv(torch.bfloat16, inner=32, outer=64)
+    layer = PackedConv2d(plain)
+    monkeypatch.setattr(packed, "fits", lambda *given: shapes.append(given) or True)
+    monkeypatch.setattr(packed, "convolution", lambda x, *rest: ("tiles", x.shape, *rest[2:]))
+    for side in (8, 16, 8, 32, 64):
+        x = torch.randn(1, 32, side, side).bfloat16()
+        found = layer(x)
+        assert side == 64 or found == ("tiles", x.shape, 64, 3)
+    weights = {id(way.weight) for _, way in layer._packs.values()}
+    assert len(weights) == 1, "tiles read one order whatever the size"
+    assert shapes == [(torch.Size([1, 32, s, s]), torch.Size([64, 32, 3, 3])) for s in (8, 16, 32)]
+
+
+@pytest.mark.parametrize("options", [{"stride": 2}, {"groups": 2}, {"dtype": torch.float32}])
+def test_other_convolutions_do_not_run_on_tiles(options, monkeypatch):
+    monkeypatch.setattr(packed, "fits", lambda *given: True)
+    layer = PackedConv2d(conv(**{"dtype": torch.bfloat16, "inner": 64, "outer": 64, **options}))
+    layer(torch.randn(1, 64, 16, 16).to(layer.weight.dtype))
+    assert not any(isinstance(way, packed.Tiles) for _, way in layer._packs.values())

@@ -102,7 +102,7 @@ def test_reference_is_what_edm_computes(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_are_those_of_the_checkpoints(layout: str) -> None:
-    assert set(LAYOUTS) == set(CHECKPOINTS)
+    assert set(LAYOUTS) <= set(CHECKPOINTS)
     (qkv, heads, _), _ = attention.example(shape=(2, 36, 3, 3), heads=2)
     ours = CHECKPOINTS[layout].rows_in(qkv.transpose(0, 1), heads).transpose(0, 1)
     for backend in BACKENDS:
