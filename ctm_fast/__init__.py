@@ -16,6 +16,9 @@ __version__ = "0.1.0"
 _NAMES = {
     "load": "checkpoints",
     "save": "checkpoints",
+    "from_pretrained": "checkpoints",
+    "save_pretrained": "checkpoints",
+    "push_to_hub": "checkpoints",
     "Sampler": "sampler",
     "Trainer": "trainer",
     "Denoiser": "denoiser",
@@ -31,7 +34,7 @@ _NAMES = {
 }
 _PACKAGES = (
     *("losses", "solvers", "sampler", "kernels", "models"),
-    *("data", "evaluation", "checkpoints", "trainer", "inference"),
+    *("data", "evaluation", "checkpoints", "trainer", "inference", "integrations"),
 )
 
 __all__ = ["__version__", *_NAMES, *_PACKAGES]

@@ -90,6 +90,7 @@ class Denoiser(nn.Module):
         self.sigma_min = float(sigma_min)
         self.sigma_max = float(sigma_max)
         self.dtype = dtype
+        self.notes: tuple[str, ...] = ()  # what was assumed when it was loaded
 
     def forward(
         self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None, **extra: Any

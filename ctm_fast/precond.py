@@ -1,35 +1,38 @@
 """Preconditionings: how a network's output F becomes a denoised image or a jump.
 
+The inner scalings (F to g) are in `inner`; the outer ones (g to a jump) are here.
+
 Legend: t is the noise level of the input, s the level jumped to, sd is sigma_data.
 Karras et al. 2022 (EDM), Song et al. 2023 (CM), Kim et al. 2024 (CTM, arXiv:2310.02279).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
+from .inner import CM as CM
+from .inner import EDM as EDM
+from .inner import INNER as INNER
+from .inner import Coefficients as Coefficients
+from .inner import Ect as Ect
+from .inner import Epsilon as Epsilon
+from .inner import Inner as Inner
+from .inner import Plain as Plain
+from .inner import Score as Score
+from .inner import VPrediction as VPrediction
+from .noise_embeddings import (
+    NoiseEmbedding,
+    c_noise,
+    check_noise_embedding,
+    embedding_from_json,
+    embedding_to_json,
+)
 from .registry import Registry
 from .sigmas import SIGMA_MIN
-
-Coefficients = tuple[Tensor, Tensor]
-
-
-class Inner(Protocol):
-    """g = c_skip(t) x + c_out(t) F."""
-
-    @property
-    def sigma_data(self) -> float:
-        """Standard deviation of the data that the scalings assume."""
-        ...
-
-    def coefficients(self, sigma: Tensor) -> Coefficients:
-        """(c_skip, c_out), shape of `sigma`."""
-        ...
 
 
 class Outer(Protocol):
@@ -42,49 +45,6 @@ class Outer(Protocol):
     def denoised_offset(self, sigma: Tensor, sigma_data: float) -> Tensor | None:
         """e(t), or None where the denoised image is g itself."""
         ...
-
-
-@dataclass(frozen=True)
-class EDM:
-    """EDM scalings: c_skip = sd^2/(t^2+sd^2), c_out = t sd/sqrt(t^2+sd^2).
-
-    Source: Karras et al. 2022, Table 1.
-    """
-
-    sigma_data: float = 0.5  # standard deviation of the training data, > 0
-
-    def coefficients(self, sigma: Tensor) -> Coefficients:
-        """(c_skip, c_out), shape of `sigma`."""
-        total = sigma**2 + self.sigma_data**2
-        return self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt()
-
-
-@dataclass(frozen=True)
-class CM:
-    """Consistency-model scalings: identity at t = sigma_min.
-
-    c_skip = sd^2/((t-sigma_min)^2+sd^2), c_out = (t-sigma_min) sd/sqrt(t^2+sd^2); sigma_min is
-    not subtracted inside the root. Source: Song et al. 2023, Appendix C.
-    """
-
-    sigma_data: float = 0.5  # standard deviation of the training data, > 0
-    sigma_min: float = SIGMA_MIN  # noise level at which f is the identity
-
-    def coefficients(self, sigma: Tensor) -> Coefficients:
-        """(c_skip, c_out), shape of `sigma`."""
-        sd, shifted = self.sigma_data, sigma - self.sigma_min
-        return sd**2 / (shifted**2 + sd**2), shifted * sd / (sigma**2 + sd**2).sqrt()
-
-
-@dataclass(frozen=True)
-class Plain:
-    """No inner scaling, g = F: CTM's `inner_parametrization=no`."""
-
-    sigma_data: float = 0.5  # standard deviation of the training data, > 0; used by c_in only
-
-    def coefficients(self, sigma: Tensor) -> Coefficients:
-        """(c_skip, c_out) = (0, 1), shape of `sigma`."""
-        return torch.zeros_like(sigma), torch.ones_like(sigma)
 
 
 @dataclass(frozen=True)
@@ -143,14 +103,6 @@ class EulerVarianceMixed:
         return 1 - sigma / (sigma + 1) * slope
 
 
-INNER = Registry(
-    "inner parametrisation",
-    {
-        "edm": "ctm_fast.precond:EDM",
-        "cm": "ctm_fast.precond:CM",
-        "plain": "ctm_fast.precond:Plain",
-    },
-)
 OUTER = Registry(
     "outer parametrisation",
     {
@@ -161,35 +113,16 @@ OUTER = Registry(
 )
 
 
-def _quarter_log(sigma: Tensor) -> Tensor:
-    return sigma.log() / 4
-
-
-def _log_250(sigma: Tensor) -> Tensor:
-    return 250 * (sigma + 1e-44).log()
-
-
-# CTM on SongUNet networks uses the first, ADM networks the second.
-NOISE_EMBEDDINGS: dict[str, Callable[[Tensor], Tensor]] = {
-    "quarter_log": _quarter_log,
-    "log_250": _log_250,
-}
-
-
 @dataclass(frozen=True)
 class Preconditioning:
     """The choices that turn a network F(c_in x, c_noise(t), c_noise(s)) into D and G."""
 
     inner: Inner = field(default_factory=EDM)  # how F becomes g
     outer: Outer = field(default_factory=Euler)  # how g becomes a jump
-    noise_embedding: str = "quarter_log"  # quarter_log: ln(t)/4; log_250: 250 ln(t + 1e-44)
+    noise_embedding: NoiseEmbedding = "quarter_log"  # see `noise_embeddings`
 
     def __post_init__(self) -> None:
-        if self.noise_embedding not in NOISE_EMBEDDINGS:
-            raise ValueError(
-                f"unknown noise_embedding {self.noise_embedding!r}; "
-                f"choose from {sorted(NOISE_EMBEDDINGS)}"
-            )
+        check_noise_embedding(self.noise_embedding)
         if not self.sigma_data > 0:
             raise ValueError(f"sigma_data must be positive, got {self.sigma_data}")
 
@@ -199,12 +132,12 @@ class Preconditioning:
         return self.inner.sigma_data
 
     def c_in(self, sigma: Tensor) -> Tensor:
-        """1/sqrt(t^2 + sd^2), shape of `sigma`."""
-        return (sigma**2 + self.sigma_data**2).rsqrt()
+        """Factor on the network's input, shape of `sigma`."""
+        return self.inner.c_in(sigma)
 
     def c_noise(self, sigma: Tensor) -> Tensor:
         """What the network is told about a noise level, shape of `sigma`."""
-        return NOISE_EMBEDDINGS[self.noise_embedding](sigma)
+        return c_noise(self.noise_embedding, sigma)
 
     def denoise_coefficients(self, sigma: Tensor) -> Coefficients:
         """(P, Q) with denoised = P x + Q F(x, t, t), shape of `sigma`."""
@@ -226,7 +159,7 @@ class Preconditioning:
         return {
             "inner": INNER.to_json(self.inner),
             "outer": OUTER.to_json(self.outer),
-            "noise_embedding": self.noise_embedding,
+            "noise_embedding": embedding_to_json(self.noise_embedding),
         }
 
     @classmethod
@@ -243,5 +176,5 @@ class Preconditioning:
         return cls(
             INNER.from_json(data["inner"]),
             OUTER.from_json(data["outer"]),
-            str(data["noise_embedding"]),
+            embedding_from_json(data["noise_embedding"]),
         )

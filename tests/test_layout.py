@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     {"kernels", "registry", "rng"},
     {"sigmas"},
+    {"inner", "noise_embeddings"},
     {"densities", "curricula", "precond", "solvers", "timesteps"},
     {"models"},
     {"denoiser"},

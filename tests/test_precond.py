@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from ctm_fast.noise_embeddings import DiscreteTime, VPTime
 from ctm_fast.precond import (
     CM,
     EDM,
@@ -161,7 +162,7 @@ def test_inner_gaussian_denoiser_is_f_zero():
     assert torch.allclose(P, 0.25 / (t**2 + 0.25), rtol=1e-14)
 
 
-@pytest.mark.parametrize("embedding", ["quarter_log", "log_250"])
+@pytest.mark.parametrize("embedding", ["quarter_log", "log_250", VPTime(), DiscreteTime("iddpm")])
 @pytest.mark.parametrize("outer", OUTER.names())
 @pytest.mark.parametrize("inner", INNER.names())
 def test_json_round_trip(inner, outer, embedding):
@@ -171,8 +172,16 @@ def test_json_round_trip(inner, outer, embedding):
     assert Preconditioning.from_json(data).sigma_data == 0.752
 
 
+def test_old_files_still_read():
+    data = {"inner": {"name": "edm", "sigma_data": 0.5}, "outer": {"name": "euler"}}
+    precond = Preconditioning.from_json({**data, "noise_embedding": "log_250"})
+    assert precond == Preconditioning(EDM(0.5), Euler(), "log_250")
+
+
 def test_bad_choices():
-    with pytest.raises(ValueError, match=r"'log'; choose from \['log_250', 'quarter_log'\]"):
+    with pytest.raises(
+        ValueError, match=r"'log'; choose from \['half_log', 'log_250', 'quarter_log'\]"
+    ):
         Preconditioning(noise_embedding="log")
     with pytest.raises(ValueError, match="sigma_data must be positive, got 0"):
         Preconditioning(EDM(0.0))

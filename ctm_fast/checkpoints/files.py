@@ -73,7 +73,7 @@ def read_header(path: Path) -> dict[str, Any]:
         header = json.loads(metadata[_HEADER])
         if not isinstance(header, dict):
             raise ValueError("not an object")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedCheckpoint(f"{path} is damaged: unreadable header ({error})") from None
     return header
 

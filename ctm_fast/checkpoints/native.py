@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .. import models
 from ..denoiser import Denoiser
 from ..precond import Preconditioning
+from .building import check_levels, check_plausible, common_dtype, empty_net, fill, some
 from .files import (
     DamagedCheckpoint,
+    checksum,
     library_version,
     not_finite,
     read_header,
-    read_tensors,
     write_tensors,
 )
+from .stored import StoredTensors
 
 FORMAT, VERSION = "model", 1
-_OVERRIDES = ("kind", "precond", "sigma_max", "sigma_min")
+OVERRIDES = ("kind", "precond", "sigma_max", "sigma_min")
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
 
 
@@ -37,6 +37,7 @@ def save(denoiser: Denoiser, path: str | Path, **provenance: Any) -> Path:
         denoiser: model whose network has a `config` of `ctm_fast.models`.
         path: file ending in .safetensors, in an existing folder.
         provenance: where the model comes from, JSON types: ema_decay, step, data, classes, ...
+            `denoiser.notes` is added.
 
     Raises:
         ValueError: for another file name, a network that cannot be rebuilt, weights that are not
@@ -57,7 +58,9 @@ def save(denoiser: Denoiser, path: str | Path, **provenance: Any) -> Path:
         )
     weights = denoiser.net.state_dict()
     if bad := not_finite(weights):
-        raise ValueError(f"refusing to save weights that are not finite: {_some(bad)}")
+        raise ValueError(f"refusing to save weights that are not finite: {some(bad)}")
+    if denoiser.notes:
+        provenance = {"notes": list(denoiser.notes), **provenance}
     try:
         json.dumps(provenance, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -114,43 +117,61 @@ def load(
             network, or are not finite.
     """
     path = Path(path)
-    unknown = sorted(set(overrides) - set(_OVERRIDES))
+    unknown = sorted(set(overrides) - set(OVERRIDES))
     if unknown:
-        raise ValueError(f"unknown overrides {unknown}; allowed are {list(_OVERRIDES)}")
+        raise ValueError(f"unknown overrides {unknown}; allowed are {list(OVERRIDES)}")
     _refuse_pickle(path)
     described = _checked(path, read_header(path))
-    weights, _ = read_tensors(path)
+    weights = _verified(path)
     try:
-        net = models.net_from_json(described["net"])
+        config = models.config_from_json(described["net"])
+        check_plausible(config, weights.meta)
+        net = empty_net(config)
         precond = Preconditioning.from_json(described["precond"])
         kind = described["kind"]
         low, high = float(described["sigma_min"]), float(described["sigma_max"])
-    except (KeyError, TypeError, ValueError) as error:
+        check_levels(low, high, precond.sigma_data)
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} describes a model that cannot be built: {error}") from None
     stored = {"precond": precond, "kind": kind, "sigma_min": low, "sigma_max": high}
-    _fill(path, net, weights)
-    return Denoiser(net, dtype=dtype, **{**stored, **overrides}).to(device).eval()
+    denoiser = Denoiser(net, dtype=dtype, **{**stored, **overrides})
+    _fill(path, net, weights, device)
+    notes = described.get("provenance", {})
+    denoiser.notes = _notes(notes.get("notes") if isinstance(notes, dict) else None)
+    return denoiser.eval()
 
 
-@torch.no_grad()
-def _fill(path: Path, net: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
+def _verified(path: Path) -> StoredTensors:
+    """Tensors of a file whose checksum matches. They are read twice so as to be held once."""
+    described, weights = read_header(path), StoredTensors(path)
+    if described.pop("sha256", None) != checksum(weights, described):
+        raise DamagedCheckpoint(f"{path} is damaged: its checksum does not match its content")
+    return weights
+
+
+def _fill(
+    path: Path, net: torch.nn.Module, weights: StoredTensors, device: torch.device | str
+) -> None:
     own = net.state_dict()
     missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
     if missing or extra:
         raise DamagedCheckpoint(
-            f"{path} does not fit the network it describes: missing {_some(missing)}, "
-            f"unexpected {_some(extra)}"
+            f"{path} does not fit the network it describes: missing {some(missing)}, "
+            f"unexpected {some(extra)}"
         )
     for name, value in own.items():
-        if weights[name].shape != value.shape:
+        shape = tuple(weights.meta[name].shape)
+        if shape != value.shape:
             raise DamagedCheckpoint(
-                f"{path}: {name} has shape {tuple(weights[name].shape)}, its network needs "
-                f"{tuple(value.shape)}"
+                f"{path}: {name} has shape {shape}, its network needs {tuple(value.shape)}"
             )
-    if bad := not_finite(weights):
-        raise DamagedCheckpoint(f"{path} holds weights that are not finite: {_some(bad)}")
-    for name, value in own.items():
-        value.copy_(weights[name])
+    dtype = common_dtype({name: value.dtype for name, value in weights.meta.items()})
+    if bad := fill(net, weights.__getitem__, dtype, device):
+        raise DamagedCheckpoint(f"{path} holds weights that are not finite: {some(bad)}")
+
+
+def _notes(stored: Any) -> tuple[str, ...]:
+    return tuple(str(note) for note in stored) if isinstance(stored, list) else ()
 
 
 def _checked(path: Path, stored: dict[str, Any]) -> dict[str, Any]:
@@ -175,8 +196,3 @@ def _refuse_pickle(path: Path) -> None:
             f"{path} looks like a pickle, which could run code when read; only .safetensors files "
             "of ctm_fast are read here"
         )
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:4]) or "nothing"
-    return shown + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -25,7 +25,7 @@ class Evaluate:
     These are pixel-space numbers for small images, not FID.
     """
 
-    model: Path  # .safetensors file written by this library
+    model: Path  # file or folder of any format that `load` reads without overrides
     data: str = "digits"  # digits, photo-patches, a folder of images, or an EDM .zip
     steps: tuple[int, ...] = (1, 2, 4, 8)  # one row for each; a diffusion model uses the first
     method: str | None = None  # by default what the model's kind allows

@@ -14,6 +14,7 @@ import tyro
 from ..checkpoints import DamagedCheckpoint
 from ..kernels import BackendError
 from ..trainer import NonFiniteLoss
+from .convert import Convert
 from .demo import Demo
 from .doctor import Doctor
 from .evaluate import Evaluate
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Any] = {
     "demo": Demo,
     "train": Train,
     "sample": Sample,
+    "convert": Convert,
     "evaluate": Evaluate,
     "doctor": Doctor,
 }

@@ -12,13 +12,14 @@ from ..checkpoints import load
 from ..evaluation import grid_png
 from ..evaluation.protocol import quantized
 from ..sampler import Sampler
+from .overrides import parsed_overrides
 
 
 @dataclass(frozen=True)
 class Sample:
     """Draw images from a model file, as a picture (.png) or as an array (.npz)."""
 
-    model: Path  # .safetensors file written by this library
+    model: Path  # file or folder of any format that `load` reads
     out: Path = Path("samples.png")  # .png: one grid; .npz: arr_0 (N, H, W, C) uint8, arr_1 labels
     num: int = 64  # images
     labels: tuple[int, ...] = ()  # class of every image, or one for all; none: all classes in turn
@@ -29,13 +30,19 @@ class Sample:
     seed: int = 0  # of the run; image k depends on (seed, k) only
     batch_size: int | None = 256  # images per network call
     device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where to compute
+    format: str = "auto"  # of the model, if its content does not tell
+    overrides: tuple[str, ...] = ()  # KEY=VALUE about the model, as for ctm-fast convert
 
     def run(self) -> int:
         """Write the file; returns 0."""
         if self.out.suffix not in (".png", ".npz"):
             raise ValueError(f"--out must end in .png or .npz, got {self.out.name!r}")
+        overrides = parsed_overrides(self.overrides)
+        model = load(self.model, self.format, self.device, **overrides)
+        for note in model.notes:
+            print(f"assumed: {note}")
         sampler = Sampler(
-            load(self.model, device=self.device),
+            model,
             steps=self.steps,
             method=self.method,
             gamma=self.gamma,

@@ -23,3 +23,15 @@ def keep_heap() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_M_MMAP_THRESHOLD, LARGEST)) and bool(mallopt(_M_TRIM_THRESHOLD, KEPT))
+
+
+def trim_heap() -> bool:
+    """Gives the freed memory between blocks in use back to the system; False outside of glibc.
+
+    A block that was aligned when it was allocated leaves a hole that is too small for another of
+    its size, so exchanging tensors one by one would otherwise need their memory twice.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    ctypes.CDLL(None).malloc_trim(0)
+    return True

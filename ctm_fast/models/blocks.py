@@ -1,4 +1,4 @@
-"""The residual block, with attention where asked for, of all U-Nets here."""
+"""The blocks of all U-Nets here: residual, with attention where asked for, and resampling."""
 
 from __future__ import annotations
 
@@ -24,8 +24,12 @@ class BlockStyle:
     adaptive_scale: bool  # embedding scales and shifts after the norm; else it is added before it
     resample_filter: tuple[int, ...]  # taps, see `Resample`
     resample_proj: bool  # 1x1 convolution on the skip path of every resampling block
-    channels_per_head: int  # 0: a single attention head
+    channels_per_head: int  # width of an attention head; 0: num_heads of equal width
     destination: bool  # second embedding, of the noise level that is jumped to
+    num_heads: int = 1  # attention heads, where channels_per_head is 0
+    max_groups: int = 32  # most groups of the group norms
+    conv_resampling: bool = False  # convolutions resample, see `ConvResample`; else blocks do
+    pad_after: bool = False  # zeros of a halving convolution only right and below
 
 
 class ResBlock(nn.Module):
@@ -60,19 +64,20 @@ class ResBlock(nn.Module):
         self.skip_scale = style.skip_scale
         self.adaptive_scale = style.adaptive_scale
         self.bias_in_norm = False  # where a convolution's own bias is a pass over the image
-        self.num_heads = _heads(out_channels, style.channels_per_head) if attention else 0
+        self.num_heads = _heads(out_channels, style) if attention else 0
         width = out_channels * (2 if style.adaptive_scale else 1)
-        self.norm0 = group_norm(in_channels, style.eps, style.min_group)
+        groups = (style.eps, style.min_group, style.max_groups)
+        self.norm0 = group_norm(in_channels, *groups)
         self.resample = Resample(style.resample_filter, up) if up or down else None
         self.conv0 = Conv2d(in_channels, out_channels, 3)
         self.affine = Linear(style.emb_channels, width)
         self.affine_to = Linear(style.emb_channels, width) if style.destination else None
-        self.norm1 = group_norm(out_channels, style.eps, style.min_group)
+        self.norm1 = group_norm(out_channels, *groups)
         self.conv1 = Conv2d(out_channels, out_channels, 3)
         project = in_channels != out_channels or ((up or down) and style.resample_proj)
         self.skip = Conv2d(in_channels, out_channels, 1) if project else None
         if self.num_heads:
-            self.norm2 = group_norm(out_channels, style.eps, style.min_group)
+            self.norm2 = group_norm(out_channels, *groups)
             self.qkv = Conv2d(out_channels, 3 * out_channels, 1)
             self.proj = Conv2d(out_channels, out_channels, 1)
 
@@ -126,20 +131,62 @@ class ResBlock(nn.Module):
         return resample(skip(x)) if resample.up and resample.is_box else skip(resample(x))
 
 
+class ConvResample(nn.Module):
+    """Halves height and width by a strided 3x3 convolution, or doubles them and convolves.
+
+    It stands where a resampling `ResBlock` may stand, but is told nothing of the noise level.
+
+    Args:
+        channels: of input and output.
+        style: see `BlockStyle`.
+        up: True to double, False to halve.
+
+    Source: Ho et al. 2020 (DDPM), Appendix B.
+    """
+
+    num_heads = 0  # no attention
+
+    def __init__(self, channels: int, style: BlockStyle, up: bool) -> None:
+        super().__init__()
+        self.skip_scale = style.skip_scale
+        self.resample = Resample((1, 1), up) if up else None
+        self.pad_after = style.pad_after and not up
+        padding = 0 if self.pad_after else 1
+        self.conv = Conv2d(channels, channels, 3, stride=1 if up else 2, padding=padding)
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Sequence[Tensor] = (),
+        plus: Tensor | None = None,
+        tail: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(entered, output, None), see `ResBlock.forward`; `modulation` and `tail` are empty."""
+        assert not modulation and tail is None
+        entered = settled(x, plus, self.skip_scale)
+        h = entered if self.resample is None else self.resample(entered)
+        if self.pad_after:
+            h = F.pad(h, (0, 1, 0, 1))
+        return entered, self.conv(h), None
+
+
 def settled(x: Tensor, plus: Tensor | None, factor: float) -> Tensor:
     """factor (x + plus), shape of x; x itself where there is nothing to add."""
     return x if plus is None else kernels.join(x, None, plus, factor)
 
 
-def _heads(channels: int, channels_per_head: int) -> int:
-    if channels_per_head == 0:
-        return 1
+def _heads(channels: int, style: BlockStyle) -> int:
+    width = style.channels_per_head
     # As published: 96 channels at 64 per head are one head of 96.
-    heads = channels // channels_per_head
+    heads = channels // width if width else style.num_heads
     if heads == 0 or channels % heads:
+        into, change = (
+            (f"heads of about {width}", "channels_per_head")
+            if width
+            else (f"{heads} heads", "num_heads")
+        )
         raise ValueError(
-            f"attention with {channels} channels does not divide into heads of about "
-            f"{channels_per_head}; change channels_per_head, attn_resolutions or "
-            "bottleneck_attention"
+            f"attention with {channels} channels does not divide into {into}; change {change}, "
+            "attn_resolutions or bottleneck_attention"
         )
     return heads

@@ -55,12 +55,14 @@ class SongConfig:
 class ADMConfig:
     """U-Net of the ADM family; the defaults are ImageNet-64.
 
-    `min_group=1` is openai's and sony/ctm's network, `min_group=4` is EDM's DhariwalUNet.
+    `min_group=1` is openai's and sony/ctm's network, `min_group=4` is EDM's DhariwalUNet; with
+    `resampling="conv"` and `adaptive_scale=False` it is DDPM's.
 
     Raises:
         ValueError: for values that do not fit together.
 
-    Source: Dhariwal & Nichol 2021 (arXiv:2105.05233); Karras et al. 2022, Appendix F.
+    Source: Dhariwal & Nichol 2021 (arXiv:2105.05233); Karras et al. 2022, Appendix F; Ho et al.
+    2020 (arXiv:2006.11239), Appendix B.
     """
 
     img_resolution: int = 64  # height and width, pixels
@@ -73,19 +75,45 @@ class ADMConfig:
     num_blocks: int = 3  # residual blocks per resolution
     attn_resolutions: tuple[int, ...] = (32, 16, 8)  # resolutions with self-attention, pixels
     bottleneck_attention: bool = True  # self-attention between encoder and decoder
-    channels_per_head: int = 64  # width of an attention head
-    min_group: int = 1  # least channels per group of the (at most 32) group-norm groups
+    channels_per_head: int = 64  # width of an attention head; 0: num_heads of equal width
+    min_group: int = 1  # least channels per group of the (at most max_groups) group-norm groups
     adaptive_scale: bool = True  # embedding scales and shifts after the norm; else added before it
     dropout: float = 0.10  # probability in [0, 1)
     label_dropout: float = 0.0  # probability that a training image loses its label
     destination: bool = False  # second embedding, of the noise level that is jumped to
+    num_heads: int = 1  # attention heads, where channels_per_head is 0
+    max_groups: int = 32  # most group-norm groups
+    eps: float = 1e-5  # of the group norms, > 0
+    resampling: str = "block"  # block: residual blocks resample; conv: 3x3 convolutions do
+    conv_padding: str = "both"  # zeros around a halving convolution: both, or after (DDPM's)
+    channel_mult_noise: int = 1  # width of the sines and cosines, in model_channels
+    sin_first: bool = False  # [sin, cos] instead of [cos, sin]
+    endpoint: bool = False  # lowest frequency exactly 1e-4; False: that would be the next
 
     def __post_init__(self) -> None:
         _check_common(self)
         _check_probability("label_dropout", self.label_dropout)
-        _check_even("model_channels", self.model_channels)
-        _check_at_least("channels_per_head", self.channels_per_head, 1)
+        _check_even("model_channels * channel_mult_noise", self.noise_channels)
+        _check_at_least("channels_per_head", self.channels_per_head, 0)
+        _check_at_least("num_heads", self.num_heads, 1)
+        if self.channels_per_head and self.num_heads > 1:
+            raise ValueError(
+                f"num_heads={self.num_heads} needs channels_per_head=0, got "
+                f"{self.channels_per_head}: only one of them says how attention is divided"
+            )
         _check_at_least("min_group", self.min_group, 1)
+        _check_at_least("max_groups", self.max_groups, 1)
+        if not self.eps > 0:
+            raise ValueError(f"eps must be positive, got {self.eps}")
+        _check_choice("resampling", self.resampling, ("block", "conv"))
+        _check_choice("conv_padding", self.conv_padding, ("both", "after"))
+        if self.noise_channels < 4 and self.endpoint:
+            raise ValueError(f"endpoint needs at least 4 noise channels, got {self.noise_channels}")
+
+    @property
+    def noise_channels(self) -> int:
+        """Width of the sines and cosines."""
+        return self.model_channels * self.channel_mult_noise
 
 
 Config = SongConfig | ADMConfig

@@ -7,6 +7,8 @@ Layouts, each with or without a destination embedding:
 - "adm": openai's and sony/ctm's UNetModel. Rows of qkv are ({q, k, v}, head, head_dim), as ours.
 - "adm-legacy": the same names with rows (head, {q, k, v}, head_dim), which the legacy attention of
   openai/guided-diffusion and ctm-cifar10 reads.
+- "diffusers": diffusers' UNet2DModel, without a destination. q, k and v are three matrices.
+- "own": this library's names.
 """
 
 from __future__ import annotations
@@ -19,13 +21,17 @@ from torch import Tensor
 
 from .blocks import ResBlock
 from .configs import ADMConfig, Config, SongConfig
+from .diffusers_names import current_names, diffusers_names
 from .presets import net_from_config
-from .published_names import adm_names, edm_constants, edm_names, no_constants
+from .published_names import adm_names, edm_constants, edm_names, no_constants, own_names
 from .unet import UNet
 
 Rows = Callable[[Tensor, int], Tensor]
+Names = Mapping[str, str] | Mapping[str, tuple[str, ...]]
+State = Mapping[str, Tensor]
 
-PREFIXES = ("module.", "model.")  # what wrappers put before every name
+# What wrappers put before every name.
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,15 @@ class Layout:
     """How one code base stores the networks."""
 
     families: tuple[type[Config], ...]  # configurations that it can hold
-    names: Callable[[UNet], dict[str, str]]  # our name -> published name
+    # Our name -> published name, or the names of the parts whose rows ours joins, in their order.
+    names: Callable[[UNet], Names]
     constants: Callable[[UNet], dict[str, Tensor]]  # published tensors that follow from the config
     rows_in: Rows  # published qkv rows -> ours
     rows_out: Rows  # our qkv rows -> published
     class_table_transposed: bool  # (classes, channels) instead of our (channels, classes)
+    without: tuple[str, ...]  # fields of the configuration for which it has no place
+    matrices: bool = False  # stores the 1x1 convolutions of the attention as matrices
+    current: Callable[[State], dict[str, Tensor]] = dict  # older spellings of names -> these
 
 
 def from_published(state: Mapping[str, Tensor], config: Config, layout: str) -> dict[str, Tensor]:
@@ -46,18 +56,19 @@ def from_published(state: Mapping[str, Tensor], config: Config, layout: str) -> 
     Args:
         state: published names and tensors; a common prefix such as "model." is ignored.
         config: the network that the tensors belong to.
-        layout: "edm", "adm" or "adm-legacy".
+        layout: one of `LAYOUTS`.
 
     Raises:
         ValueError: for an unknown layout, one that cannot hold such a network, missing or left
             over names, wrong shapes, or another resampling filter than the configuration's.
     """
     chosen, net = _prepared(config, layout)
-    state = without_prefix(state)
+    state = chosen.current(without_prefix(state))
     own = net.state_dict()
-    names, constants = chosen.names(net), chosen.constants(net)
-    missing = sorted(set(names.values()) - set(state))
-    left_over = sorted(set(state) - set(names.values()) - set(constants))
+    names, constants = _parts(chosen.names(net)), chosen.constants(net)
+    published = {part for parts in names.values() for part in parts}
+    missing = sorted(published - set(state))
+    left_over = sorted(set(state) - published - set(constants))
     if missing or left_over:
         raise ValueError(
             f"not the {layout!r} state of this network: missing {_few(missing)}, "
@@ -70,13 +81,14 @@ def from_published(state: Mapping[str, Tensor], config: Config, layout: str) -> 
             raise ValueError(f"{name} differs from the filter that the configuration asks for")
     heads = _heads(net)
     native = {}
-    for name, published in names.items():
-        value = state[published]
+    for name, parts in names.items():
+        value = _joined(state, parts)
         if name in heads:
+            value = _shaped(value, own[name].shape, ", ".join(parts))
             value = chosen.rows_in(value, heads[name])
         elif name == "map_label.weight" and chosen.class_table_transposed:
             value = value.t()
-        native[name] = _shaped(value, own[name].shape, published)
+        native[name] = _shaped(value, own[name].shape, ", ".join(parts))
     return native
 
 
@@ -88,7 +100,7 @@ def to_published(
     Args:
         state: our names and tensors, all of them.
         config: the network that the tensors belong to.
-        layout: "edm", "adm" or "adm-legacy".
+        layout: one of `LAYOUTS`.
         prefix: put before every published name, for example "model.".
 
     Raises:
@@ -96,7 +108,7 @@ def to_published(
             over names.
     """
     chosen, net = _prepared(config, layout)
-    names = chosen.names(net)
+    names = _parts(chosen.names(net))
     missing, left_over = sorted(set(names) - set(state)), sorted(set(state) - set(names))
     if missing or left_over:
         raise ValueError(
@@ -104,23 +116,25 @@ def to_published(
         )
     heads = _heads(net)
     out = {}
-    for name, published in names.items():
+    for name, parts in names.items():
         value = state[name]
         if name in heads:
             value = chosen.rows_out(value, heads[name])
         elif name == "map_label.weight" and chosen.class_table_transposed:
             value = value.t()
-        out[prefix + published] = value.contiguous()
+        if chosen.matrices and name.endswith((".qkv.weight", ".proj.weight")):
+            value = value.flatten(1)
+        for part, rows in zip(parts, value.chunk(len(parts)), strict=True):
+            out[prefix + part] = rows.contiguous()
     constants = chosen.constants(net)
     return out | {prefix + name: value for name, value in constants.items()}
 
 
 def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state with the prefixes that all names share ("module.", "model.") removed."""
+    """The state without those of `PREFIXES`, in any order, that all names share."""
     out = dict(state)
-    for prefix in PREFIXES:
-        if out and all(name.startswith(prefix) for name in out):
-            out = {name.removeprefix(prefix): value for name, value in out.items()}
+    while shared := [p for p in PREFIXES if out and all(name.startswith(p) for name in out)]:
+        out = {name.removeprefix(shared[0]): value for name, value in out.items()}
     return out
 
 
@@ -132,9 +146,27 @@ def _prepared(config: Config, layout: str) -> tuple[Layout, UNet]:
         raise ValueError(f"layout {layout!r} does not hold networks of {type(config).__name__}")
     with torch.device("meta"):
         net = net_from_config(config)
-    if layout != "edm" and net.map_augment is not None:
-        raise ValueError(f"layout {layout!r} has no augmentation labels; set augment_dim=0")
+    for field in chosen.without:
+        value, usual = getattr(config, field, None), _WITHOUT[field][1]
+        if value not in (None, usual):
+            raise ValueError(
+                f"layout {layout!r} has no {_WITHOUT[field][0]}; set {field}={usual!r}"
+            )
     return chosen, net
+
+
+def _parts(names: Names) -> dict[str, tuple[str, ...]]:
+    return {ours: (new,) if isinstance(new, str) else new for ours, new in names.items()}
+
+
+def _joined(state: State, parts: tuple[str, ...]) -> Tensor:
+    """The rows of the parts one after the other."""
+    if len(parts) == 1:
+        return state[parts[0]]
+    shapes = [tuple(state[part].shape) for part in parts]
+    if len(set(shapes)) > 1 or not shapes[0]:
+        raise ValueError(f"{', '.join(parts)} have shapes {shapes}; they must be equal")
+    return torch.cat([state[part] for part in parts])
 
 
 def _shaped(value: Tensor, shape: torch.Size, name: str) -> Tensor:
@@ -146,8 +178,8 @@ def _shaped(value: Tensor, shape: torch.Size, name: str) -> Tensor:
     return value
 
 
-def _hint(names: Mapping[str, str], missing: list[str], left_over: list[str]) -> str:
-    destination = {published for name, published in names.items() if "_to." in name}
+def _hint(names: dict[str, tuple[str, ...]], missing: list[str], left_over: list[str]) -> str:
+    destination = {part for name, parts in names.items() if "_to." in name for part in parts}
     if destination and destination <= set(missing):
         return (
             ". The state has no destination embedding: it is a denoiser or a consistency model, "
@@ -190,6 +222,13 @@ def _same_rows(value: Tensor, heads: int) -> Tensor:
     return value
 
 
+# What a layout may lack, by the configuration's field, and the value for which nothing is needed.
+_WITHOUT: dict[str, tuple[str, object]] = {
+    "augment_dim": ("augmentation labels", 0),
+    "destination": ("destination embedding", False),
+    "resampling": ("convolutions that resample", "block"),
+}
+
 LAYOUTS = {
     "edm": Layout(
         families=(SongConfig, ADMConfig),
@@ -198,8 +237,17 @@ LAYOUTS = {
         rows_in=_permuted((0, -1, 3), (2, 0, 1)),
         rows_out=_permuted((3, 0, -1), (1, 2, 0)),
         class_table_transposed=False,
+        without=("resampling",),
     ),
-    "adm": Layout((ADMConfig,), adm_names, no_constants, _same_rows, _same_rows, True),
+    "adm": Layout(
+        families=(ADMConfig,),
+        names=adm_names,
+        constants=no_constants,
+        rows_in=_same_rows,
+        rows_out=_same_rows,
+        class_table_transposed=True,
+        without=("augment_dim",),
+    ),
     "adm-legacy": Layout(
         families=(ADMConfig,),
         names=adm_names,
@@ -207,5 +255,26 @@ LAYOUTS = {
         rows_in=_permuted((0, 3, -1), (1, 0, 2)),
         rows_out=_permuted((3, 0, -1), (1, 0, 2)),
         class_table_transposed=True,
+        without=("augment_dim",),
+    ),
+    "diffusers": Layout(
+        families=(ADMConfig,),
+        names=diffusers_names,
+        constants=no_constants,
+        rows_in=_same_rows,
+        rows_out=_same_rows,
+        class_table_transposed=True,
+        without=("augment_dim", "destination"),
+        matrices=True,
+        current=current_names,
+    ),
+    "own": Layout(
+        families=(SongConfig, ADMConfig),
+        names=own_names,
+        constants=no_constants,
+        rows_in=_same_rows,
+        rows_out=_same_rows,
+        class_table_transposed=False,
+        without=(),
     ),
 }

@@ -13,10 +13,18 @@ from .. import kernels
 
 
 class Conv2d(nn.Conv2d):
-    """Stride-1 convolution that keeps the image size. Weights are set by the network's `init`."""
+    """Convolution, by default one that keeps the image size. Weights are set by `init`."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int | None = None,
+    ) -> None:
+        around = kernel_size // 2 if padding is None else padding
+        super().__init__(in_channels, out_channels, kernel_size, stride, around)
 
     def without_bias(self, x: Tensor) -> Tensor:
         """The convolution of x (batch, C, H, W) alone, for a caller that adds the bias later."""
@@ -123,17 +131,17 @@ def _double(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
-def group_norm(channels: int, eps: float, min_group: int) -> nn.GroupNorm:
-    """Normalisation over 32 groups, fewer where a group would have under `min_group` channels.
+def group_norm(channels: int, eps: float, min_group: int, most: int = 32) -> nn.GroupNorm:
+    """Normalisation over `most` groups, fewer where one would have under `min_group` channels.
 
     Raises:
         ValueError: if the channels do not divide into the groups.
     """
-    groups = min(32, channels // min_group)
+    groups = min(most, channels // min_group)
     if groups == 0 or channels % groups:
         raise ValueError(
             f"{channels} channels do not divide into {groups} groups "
-            f"(32 groups of at least {min_group} channels)"
+            f"({most} groups of at least {min_group} channels)"
         )
     return nn.GroupNorm(groups, channels, eps=eps)
 

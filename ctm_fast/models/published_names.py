@@ -7,7 +7,8 @@ from torch import Tensor
 
 from .configs import ADMConfig, SongConfig
 from .layers import filter_matrix
-from .unet import UNet, levels
+from .levels import levels
+from .unet import UNet
 
 
 def edm_names(net: UNet) -> dict[str, str]:
@@ -84,12 +85,11 @@ def adm_names(net: UNet) -> dict[str, str]:
             new = _ADM_OUT[layer]
         else:
             block, attention = places[".".join(path)]
-            in_block = layer in _ADM_BLOCK
-            new = (
-                f"{block}.{_ADM_BLOCK[layer]}"
-                if in_block
-                else (f"{attention}.{_ADM_ATTENTION[layer]}")
-            )
+            if layer in _ADM_ATTENTION:
+                new = f"{attention}.{_ADM_ATTENTION[layer]}"
+            else:
+                resampling = {"conv": "op" if path[-1] == "down" else "conv"}
+                new = f"{block}.{(_ADM_BLOCK | resampling)[layer]}"
         names[name] = f"{new}.{kind}"
     return names
 
@@ -121,3 +121,8 @@ def _adm_places(net: UNet) -> dict[str, tuple[str, str]]:
 def no_constants(net: UNet) -> dict[str, Tensor]:
     """Nothing: the state consists of parameters."""
     return {}
+
+
+def own_names(net: UNet) -> dict[str, str]:
+    """Our own names."""
+    return {name: name for name in net.state_dict()}

@@ -13,9 +13,10 @@ from .. import kernels
 from ..kernels.affine import pack
 from .arguments import check_conditions, check_images
 from .blocks import BlockStyle, ResBlock, settled
-from .configs import Config, resolutions
+from .configs import Config
 from .embeddings import class_embedding, keep_some_rows
 from .layers import Conv2d, Linear, channels_last
+from .levels import blocks_of, decoder, encoder, levels
 
 
 class UNet(nn.Module, ABC):
@@ -50,35 +51,9 @@ class UNet(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.skip_scale = style.skip_scale
-        widths = [config.model_channels * factor for factor in config.channel_mult]
-        sizes = resolutions(config)
         self.input_conv = Conv2d(config.img_channels, first_width, 3)
-        skips, channels = [first_width], first_width
-        self.enc = nn.ModuleDict()
-        for size, width in zip(sizes, widths, strict=True):
-            level = self.enc[f"{size}x{size}"] = nn.ModuleDict()
-            if size != sizes[0]:
-                level["down"] = ResBlock(channels, channels, style, down=True)
-                skips.append(channels)
-            for i in range(config.num_blocks):
-                attend = size in config.attn_resolutions
-                level[f"block{i}"] = ResBlock(channels, width, style, attention=attend)
-                skips.append(width)
-                channels = width
-        self.dec = nn.ModuleDict()
-        for size, width in zip(reversed(sizes), reversed(widths), strict=True):
-            level = self.dec[f"{size}x{size}"] = nn.ModuleDict()
-            if size == sizes[-1]:
-                level["in0"] = ResBlock(channels, channels, style, attention=attend_bottleneck)
-                level["in1"] = ResBlock(channels, channels, style)
-            else:
-                level["up"] = ResBlock(channels, channels, style, up=True)
-            for i in range(config.num_blocks + 1):
-                attend = size in config.attn_resolutions
-                attend = attend and (attend_decoder or i == config.num_blocks)
-                incoming = channels + skips.pop()
-                level[f"block{i}"] = ResBlock(incoming, width, style, attention=attend)
-                channels = width
+        self.enc, skips = encoder(config, style, first_width)
+        self.dec = decoder(config, style, skips, attend_decoder, attend_bottleneck)
 
     @property
     def img_channels(self) -> int:
@@ -146,7 +121,8 @@ class UNet(nn.Module, ABC):
         for size, level in levels(self.dec):
             for name, block in level.items():
                 tail = skips.pop() if name.startswith("block") else None
-                entered, x, plus = block(x, next(modulations), plus, tail)
+                told = next(modulations) if isinstance(block, ResBlock) else ()
+                entered, x, plus = block(x, told, plus, tail)
                 if name == "in0":
                     skips.append(entered)
             if size in self.outputs:
@@ -257,7 +233,8 @@ class UNet(nn.Module, ABC):
         inputs = []
         for size, level in levels(self.enc):
             for name, block in level.items():
-                entered, x, plus = block(x, next(modulations), plus)
+                told = next(modulations) if isinstance(block, ResBlock) else ()
+                entered, x, plus = block(x, told, plus)
                 inputs.append(entered)
                 if name == "down" and size in self.inputs:
                     x, image = self.inputs[size](settled(x, plus, self.skip_scale), image)
@@ -281,18 +258,6 @@ class UNet(nn.Module, ABC):
         rows = class_embedding(labels, self.map_label.weight)
         drop = self.config.label_dropout
         return keep_some_rows(rows, drop) if drop and self.training else rows
-
-
-def levels(side: nn.ModuleDict) -> Iterator[tuple[str, dict[str, ResBlock]]]:
-    """("HxW", blocks by name) of every resolution, in the order in which they run."""
-    for size, level in side.items():
-        assert isinstance(level, nn.ModuleDict)
-        yield size, dict(level.items())  # type: ignore[arg-type]
-
-
-def blocks_of(side: nn.ModuleDict) -> list[ResBlock]:
-    """All blocks, in the order in which they run."""
-    return [block for level in side.values() for block in level.values()]  # type: ignore[operator]
 
 
 def _to_destination(blocks: Sequence[ResBlock]) -> list[Linear]:

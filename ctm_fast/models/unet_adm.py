@@ -1,4 +1,4 @@
-"""ADMUNet: the ADM network. Dhariwal & Nichol 2021, arXiv:2105.05233."""
+"""ADMUNet: the ADM and DDPM networks. Dhariwal & Nichol 2021; Ho et al. 2020."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .blocks import BlockStyle
+from .blocks import BlockStyle, ResBlock
 from .configs import ADMConfig
 from .embeddings import PositionalEmbedding
 from .init import Draw, constant, initialise, normal, uniform
 from .layers import Conv2d, Linear, group_norm, norm_of_joined
-from .unet import UNet, levels
+from .levels import levels
+from .unet import UNet
 
-_EPS = 1e-5
 _ZERO_LAYERS = ("conv1", "proj", "map_augment")
 
 
 class ADMUNet(UNet):
-    """ADM network of openai, sony/ctm and EDM, optionally with a destination embedding (CTM).
+    """ADM network of openai, sony/ctm and EDM, and DDPM's; optionally with a destination (CTM).
 
     Args:
         config: see `ADMConfig`.
@@ -39,13 +39,17 @@ class ADMUNet(UNet):
             emb_channels=emb_channels,
             dropout=config.dropout,
             skip_scale=1.0,
-            eps=_EPS,
+            eps=config.eps,
             min_group=config.min_group,
             adaptive_scale=config.adaptive_scale,
             resample_filter=(1, 1),
             resample_proj=False,
             channels_per_head=config.channels_per_head,
             destination=config.destination,
+            num_heads=config.num_heads,
+            max_groups=config.max_groups,
+            conv_resampling=config.resampling == "conv",
+            pad_after=config.conv_padding == "after",
         )
         width = config.model_channels * config.channel_mult[0]
         super().__init__(
@@ -55,8 +59,8 @@ class ADMUNet(UNet):
             attend_decoder=True,
             attend_bottleneck=config.bottleneck_attention,
         )
-        noise = config.model_channels
-        self.map_noise = PositionalEmbedding(noise, endpoint=False, sin_first=False)
+        noise = config.noise_channels
+        self.map_noise = PositionalEmbedding(noise, config.endpoint, config.sin_first)
         self.map_label = (
             Linear(config.label_dim, emb_channels, bias=False) if config.label_dim else None
         )
@@ -78,7 +82,9 @@ class ADMUNet(UNet):
     def last_layer(self) -> nn.Conv2d:
         """Second convolution of the last residual block, as in sony/ctm."""
         blocks = list(levels(self.dec))[-1][1]
-        return list(blocks.values())[-1].conv1
+        last = list(blocks.values())[-1]
+        assert isinstance(last, ResBlock)
+        return last.conv1
 
     def embed(
         self,
@@ -119,7 +125,7 @@ class Output(nn.Module):
 
     def __init__(self, channels: int, config: ADMConfig) -> None:
         super().__init__()
-        self.norm = group_norm(channels, _EPS, config.min_group)
+        self.norm = group_norm(channels, config.eps, config.min_group, config.max_groups)
         self.conv = Conv2d(channels, config.img_channels, 3)
 
     def forward(

@@ -44,7 +44,7 @@ def sample_heun(
 
     Source: Karras et al. 2022, Algorithm 1.
     """
-    return _sample(Heun(), model, x, sigmas, extra_args, callback, disable)
+    return sample_ode(Heun(), model, x, sigmas, extra_args, callback, disable)
 
 
 def sample_euler(
@@ -71,7 +71,7 @@ def sample_euler(
     Raises:
         ValueError: for bad sigmas.
     """
-    return _sample(Euler(), model, x, sigmas, extra_args, callback, disable)
+    return sample_ode(Euler(), model, x, sigmas, extra_args, callback, disable)
 
 
 def sample_churn(
@@ -120,10 +120,10 @@ def sample_churn(
         return draw(on_cpu(levels[i]), on_cpu(levels[i + 1]))
 
     churn = Churn(noise, len(levels) - 1, S_churn, S_min, S_max, S_noise)
-    return _sample(Heun(), model, x, levels, extra_args, callback, disable, churn)
+    return sample_ode(Heun(), model, x, levels, extra_args, callback, disable, churn)
 
 
-def _sample(
+def sample_ode(
     solver: Solver,
     model: Any,
     x: Tensor,
@@ -133,6 +133,7 @@ def _sample(
     disable: bool | None,
     churn: Churn | None = None,
 ) -> Tensor:
+    """Images at sigmas[-1] by any solver; the other arguments are those of `sample_heun`."""
     from tqdm.auto import tqdm
 
     levels = checked_sigmas(sigmas)

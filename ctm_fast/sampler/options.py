@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..inference.buckets import LARGEST, bucket_sizes
+from ..sigmas import RHO
 from ..solvers import Churn
 from .engine import freezable
 from .jumps import check_jumps
@@ -24,6 +27,29 @@ from .step_tables import (
 )
 
 ODE_STEPS = 18  # what EDM uses on CIFAR-10: 35 network calls
+COMPUTE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+STATE_DTYPES = (torch.float32, torch.float64)
+
+
+def check_options(sampler: Any) -> None:
+    """Raise ValueError for an option of a sampler that is out of range by itself."""
+    rho, size, gamma = sampler.rho, sampler.batch_size, sampler.gamma
+    if rho is not None and (not math.isfinite(rho) or rho <= 0):
+        raise ValueError(f"rho is {rho}; it must be positive")
+    _choice("latents", sampler.latents, ("scaled", "unit"))
+    _choice("state_dtype", sampler.state_dtype, STATE_DTYPES)
+    _choice("dtype", sampler.dtype, (None, *COMPUTE_DTYPES))
+    if sampler.dtype is not None and not hasattr(sampler.model, "dtype"):
+        raise ValueError(f"dtype={sampler.dtype} needs a model with a dtype attribute (Denoiser)")
+    if size is not None and size < 1:
+        raise ValueError(f"batch_size is {size}; it must be at least 1")
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma is {gamma}; it must lie in [0, 1]")
+
+
+def _choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; choose from {allowed}")
 
 
 def resolve_method(kind: str, method: str | None, steps: int | None, gamma: float) -> str:
@@ -60,9 +86,13 @@ def resolve_sigmas(
     method: str,
     steps: int | None,
     sigmas: Iterable[float] | Tensor | None,
-    rho: float,
+    rho: float | None,
 ) -> list[float]:
     """Levels that the sampler visits, decreasing.
+
+    Without `sigmas` they are Karras levels; without `rho` either, a wrapped callable whose host
+    takes equal steps of its own time takes them too. Heun steps do not: over ratios like those of
+    its first step they would diverge.
 
     Raises:
         ValueError: for bad levels, levels outside the network's range, or steps that contradict
@@ -73,7 +103,16 @@ def resolve_sigmas(
             raise ValueError("method 'jumps' needs sigmas and landings")
         steps = (ODE_STEPS if method in ODE_METHODS else 1) if steps is None else steps
         low, high = model.sigma_min, model.sigma_max
-        return sampling_sigmas(method, steps, low, high, rho, model.kind).tolist()
+        if method in ODE_METHODS:
+            low, high = getattr(model, "ode_range", (low, high))
+        levels = sampling_sigmas(method, steps, low, high, rho or RHO, model.kind).tolist()
+        if rho is None and method in (*JUMP_METHODS, "euler") and hasattr(model, "even_sigmas"):
+            even = model.even_sigmas(steps)
+            if even is not None:
+                last = levels[-1]
+                levels = even.tolist()
+                levels[-1] = 0.0 if last == 0 else levels[-1]
+        return levels
     levels = jump_sigmas(sigmas) if method in JUMP_METHODS else checked_sigmas(sigmas)
     if steps is not None and steps != len(levels) - 1:
         raise ValueError(f"sigmas has {len(levels) - 1} steps but steps={steps}; give one of them")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import math
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,26 +14,28 @@ from torch import Tensor
 
 from ..inference import graphs as graph_file
 from ..inference.buckets import buckets
-from .arguments import checked_labels, checked_noise, image_shape, number_of_images
+from .arguments import image_shape, request
 from .engine import GRAPH_CALLS, CallByCall, Engine, computing_in, device_of, evaluating, padded
+from .foreign import Foreign, wrapped
 from .jumps import Callback
 from .methods import SAMPLERS
 from .options import (
+    check_options,
     resolve_churn,
     resolve_engine,
     resolve_landings,
     resolve_method,
     resolve_sigmas,
 )
-from .seeding import INITIAL, SeededNoise, as_seeds, noise_for, seed_tensor
+from .seeding import INITIAL, NoiseSampler, SeededNoise, noise_for
 
-COMPUTE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 CHURN = ("S_churn", "S_min", "S_max", "S_noise")
-STATE_DTYPES = (torch.float32, torch.float64)
+Generators = torch.Generator | Sequence[torch.Generator]
+RandnLike = Callable[[Tensor], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampler:
+class Sampler(Foreign):
     """Images from noise: `sampler(64, seed=0)`.
 
     All options are fixed here, checked here and printed by `repr`; the object can be pickled and
@@ -49,6 +50,11 @@ class Sampler:
     a callback or a progress bar nothing is captured.
     Threads should not share a sampler: they would share its graphs.
 
+    Any other callable is taken as its keywords say: `Sampler(net, kind="velocity", time="flow",
+    shape=(3, 32, 32))`. These keywords (kind, time, prediction, shape, label_dim, labels,
+    sigma_min, sigma_max, sigma_data, call) are those of `ctm_fast.wrappers.wrap`, which says what
+    they mean; `repr` and the logger "ctm_fast" say what the callable was taken for.
+
     Raises:
         ValueError: for options outside their range, options that the method does not use, levels
             outside the network's range, or a method that this kind of model cannot do.
@@ -56,13 +62,13 @@ class Sampler:
     Source: CTM, Section 4; Karras et al. 2022, Algorithms 1 and 2; Song et al. 2023, Algorithm 1.
     """
 
-    model: Any  # a Denoiser, or anything with its methods and attributes
+    model: Any  # a Denoiser, anything with its methods and attributes, or a callable
     steps: int | None = None  # >= 1; by default 1 for methods that jump and 18 for ODE methods
     method: str | None = None  # key of SAMPLERS; by default what the model's kind allows
     gamma: float = 0.0  # share of fresh noise per step in [0, 1], method "gamma" only
     sigmas: Any = None  # own noise levels, decreasing, instead of `steps`; read back as a tuple
     landings: Any = None  # levels jumped to, method "jumps" only; read back as a tuple
-    rho: float = 7.0  # spacing of the Karras levels, > 0
+    rho: float | None = None  # spacing of the Karras levels, > 0; None: 7, or the host's own steps
     S_churn: float | None = None  # amount of EDM churn, method "churn" only; default 40
     S_min: float | None = None  # smallest level that is churned; default 0.05
     S_max: float | None = None  # largest level that is churned; default 50
@@ -77,23 +83,9 @@ class Sampler:
     batch_size: int | None = None  # images per network call; None: all at once
     progress: bool = False  # show a bar
 
-    def __post_init__(self) -> None:
-        missing = [n for n in ("kind", "sigma_min", "sigma_max") if not hasattr(self.model, n)]
-        if missing:
-            raise ValueError(
-                f"the model ({type(self.model).__name__}) has no {missing}; wrap it in a Denoiser"
-            )
-        if not math.isfinite(self.rho) or self.rho <= 0:
-            raise ValueError(f"rho is {self.rho}; it must be positive")
-        _choice("latents", self.latents, ("scaled", "unit"))
-        _choice("state_dtype", self.state_dtype, STATE_DTYPES)
-        _choice("dtype", self.dtype, (None, *COMPUTE_DTYPES))
-        if self.dtype is not None and not hasattr(self.model, "dtype"):
-            raise ValueError(f"dtype={self.dtype} needs a model with a dtype attribute (Denoiser)")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"gamma is {self.gamma}; it must lie in [0, 1]")
+    def __post_init__(self, *foreign: Any) -> None:
+        self.__dict__.update(model=wrapped(self.model, *foreign))
+        check_options(self)
         method = resolve_method(self.model.kind, self.method, self.steps, self.gamma)
         levels = resolve_sigmas(self.model, method, self.steps, self.sigmas, self.rho)
         landings = resolve_landings(self.model, method, levels, self.gamma, self.landings)
@@ -121,7 +113,9 @@ class Sampler:
         options = ", ".join(
             f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self)[1:]
         )
-        return f"Sampler({type(self.model).__name__} of kind {self.model.kind!r}, {options})"
+        taken = getattr(self.model, "taken", "")
+        about = f"{type(self.model).__name__} of kind {self.model.kind!r}"
+        return f"Sampler({about}{taken and f' ({taken})'}, {options})"
 
     def refresh(self) -> None:
         """Forget the frozen copy and its graphs; the next call makes them anew."""
@@ -140,28 +134,35 @@ class Sampler:
         num: int | None = None,
         *,
         labels: Tensor | Iterable[int] | int | None = None,
-        seed: int | Iterable[int] = 0,
+        seed: int | Iterable[int] | None = None,
         noise: Tensor | None = None,
+        generator: Generators | None = None,
+        randn_like: RandnLike | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
         """Images (num, C, H, W) in `state_dtype`, in [-1, 1] if `clip`, on the model's device.
 
         Args:
-            num: how many; may be left out where labels, seed or noise say it.
+            num: how many; may be left out where labels, seed, generator or noise say it.
             labels: (num,) integers in [0, model.label_dim), or one for all. A conditional model
                 without labels makes the classes 0, 1, 2, ... in turn.
-            seed: of the run; image k then uses `image_seeds(seed, num)[k]`. Or one per image,
-                which makes the same image at every position.
+            seed: of the run, by default 0; image k then uses `image_seeds(seed, num)[k]`. Or one
+                per image, which makes the same image at every position.
             noise: (num, C, H, W) first state, scaled by sigmas[0] unless `latents="unit"`; by
-                default it is drawn from the seeds. Later noise always comes from the seeds.
+                default it is drawn, as later noise always is, from seed, generator or randn_like.
+            generator: draws all noise instead of seeds. A list of one per image makes the same
+                images in any batches; a single one draws the first noise of all images at once
+                and later noise batch by batch.
+            randn_like: a host's function that draws all noise instead of seeds, called with the
+                states of a batch, at first with those of all images.
             callback: called at every step of every batch with a dictionary with the keys x, i,
                 sigma, sigma_hat and denoised.
 
         Raises:
-            ValueError: if the arguments disagree about the number of images, or for labels or
-                noise that do not fit the model.
+            ValueError: if the arguments disagree about the number of images, for labels or noise
+                that do not fit the model, or for more than one of seed, generator and randn_like.
         """
-        images = self._run(num, labels, seed, noise, callback)
+        images = self._run(callback, num, labels, seed, noise, generator, randn_like)
         return images.clamp_(-1, 1) if self.clip else images
 
     def trajectory(
@@ -169,8 +170,10 @@ class Sampler:
         num: int | None = None,
         *,
         labels: Tensor | Iterable[int] | int | None = None,
-        seed: int | Iterable[int] = 0,
+        seed: int | Iterable[int] | None = None,
         noise: Tensor | None = None,
+        generator: Generators | None = None,
+        randn_like: RandnLike | None = None,
     ) -> list[tuple[float, Tensor]]:
         """(sigma, x) at the start of every step and at the end, steps + 1 pairs, not clamped.
 
@@ -182,53 +185,47 @@ class Sampler:
         def keep(info: dict[str, Any]) -> None:
             steps[info["i"]].append((info["sigma_hat"], info["x"]))
 
-        final = self._run(num, labels, seed, noise, keep)
+        final = self._run(keep, num, labels, seed, noise, generator, randn_like)
         path = []
         for batches in steps:
             path.append((float(batches[0][0]), torch.cat([x for _, x in batches])))
         return [*path, (self.sigmas[-1], final)]
 
-    def _run(
-        self,
-        num: int | None,
-        labels: Any,
-        seed: int | Iterable[int],
-        noise: Tensor | None,
-        callback: Callback | None,
-    ) -> Tensor:
-        if isinstance(seed, Iterable) and not hasattr(seed, "__len__"):
-            seed = list(seed)
-        num, shape = number_of_images(num, labels, seed, noise), image_shape(self.model)
-        classes = checked_labels(labels, num, int(getattr(self.model, "label_dim", 0)))
-        seeds = as_seeds(seed, num)
-        if noise is not None:
-            noise = checked_noise(noise, num, shape)
+    def _run(self, callback: Callback | None, *asked: Any) -> Tensor:
+        """Images, not clamped; `asked` are the arguments of `request`."""
+        order = request(self.model, *asked)
         engine: Engine = self.__dict__["_engine"]
         model = engine.frozen(self.model) if self.freeze else computing_in(self.model, self.dtype)
-        device = device_of(model, noise)
+        device = device_of(model, order.noise)
+        # Not an inference tensor, so that the images may take part in training.
+        images = torch.empty(order.num, *order.shape, dtype=self.state_dtype, device=device)
+        start_from, unit = order.noise, self.latents == "unit"
+        if start_from is None and order.host is not None:
+            start_from, unit = order.host.first(images), True
+        if start_from is not None:
+            start_from = start_from.to(images) * (self.sigmas[0] if unit else 1)
         per_image = [
-            seed_tensor(seeds, device),
-            None if noise is None else noise.to(device),
-            None if classes is None else classes.to(device, non_blocking=True),
+            None if t is None else t.to(device, non_blocking=True)
+            for t in (order.seeds, start_from, order.labels)
         ]
         watched = callback is not None or self.progress
         captured = self.buckets is not None and graph_file.on_gpu(device) and not watched
-        # Not an inference tensor, so that the images may take part in training.
-        images = torch.empty(num, *shape, dtype=self.state_dtype, device=device)
-        start = 0
+        start, host = 0, order.host
         # A graph holds on to its function, and this object to its graphs: no circle.
         me: Any = weakref.proxy(self)
-        run = functools.partial(Sampler._images, me, model, callback)
+        run = functools.partial(Sampler._images, me, model, callback, None)
         with contextlib.nullcontext() if captured else evaluating(model), torch.inference_mode():
-            for count, size in self._cuts(num, captured):
+            for count, size in self._cuts(order.num, captured):
                 rows = slice(start, start + count)
                 batch = [padded(None if t is None else t[rows], size) for t in per_image]
-                if captured and self.nfe <= GRAPH_CALLS:
+                if captured and self.nfe <= GRAPH_CALLS and host is None:
                     result = engine.pool.run("images", run, *batch)
-                elif captured:
-                    result = self._images(CallByCall(model, engine.pool), None, *batch)
                 else:
-                    result = run(*batch)
+                    whose = CallByCall(model, engine.pool) if captured else model
+                    draw = None
+                    if host is not None:
+                        draw = functools.partial(host.sampler, start=start, count=count)
+                    result = self._images(whose, callback, draw, *batch)
                 images[rows] = result[:count]
                 start += count
         return images
@@ -244,17 +241,17 @@ class Sampler:
         self,
         model: Any,
         callback: Callback | None,
-        seeds: Tensor | None,
-        noise: Tensor | None,
+        host: Callable[[Tensor], NoiseSampler] | None,
+        seeds: Any,
+        x: Tensor | None,
         labels: Tensor | None,
     ) -> Tensor:
-        """Images of one batch, not clamped; a function of tensors alone, to be captured."""
-        assert seeds is not None
-        drawn = noise is None
-        if noise is None:
-            noise = noise_for(seeds, INITIAL, image_shape(self.model), dtype=self.state_dtype)
-        x = noise.to(self.state_dtype)
-        if drawn or self.latents == "unit":
+        """Images of one batch, not clamped; a function of tensors alone, to be captured.
+
+        Noise is that of `seeds`, or of `host`, which comes with the first state `x`.
+        """
+        if x is None:
+            x = noise_for(seeds, INITIAL, image_shape(self.model), dtype=self.state_dtype)
             x = x * self.sigmas[0]
         if self.freeze:
             x = x.contiguous(memory_format=torch.channels_last)  # as the network answers
@@ -272,11 +269,6 @@ class Sampler:
             {} if labels is None else {"labels": labels},
             callback,
             not self.progress,
-            noise_sampler=SeededNoise(seeds, self.sigmas, x),
+            noise_sampler=SeededNoise(seeds, self.sigmas, x) if host is None else host(x),
             **options,
         )
-
-
-def _choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; choose from {allowed}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Protocol
 
@@ -130,19 +131,89 @@ class SeededNoise:
 
 
 class GeneratorNoise:
-    """Noise sampler that draws from one generator for the whole batch.
+    """Noise sampler that draws from one generator for the whole batch, or from one per image.
+
+    Noise is drawn where the generators are and then brought to the images.
 
     Args:
         like: images whose shape, device and dtype the noise gets.
-        generator: on their device. None is PyTorch's global one, what k-diffusion's hosts expect.
+        generator: one, or a list of one per image. None is PyTorch's global one, what
+            k-diffusion's hosts expect.
+
+    Raises:
+        ValueError: for a list of another length than there are images.
     """
 
-    def __init__(self, like: Tensor, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, like: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None = None
+    ) -> None:
         self.like, self.generator = like, generator
+        if isinstance(generator, Sequence) and len(generator) != len(like):
+            raise ValueError(f"{len(generator)} generators for {len(like)} images; need one each")
 
     def __call__(self, sigma: Tensor, sigma_to: Tensor) -> Tensor:
         """Next unit noise, shape of the images."""
-        like = self.like
-        return torch.randn(
-            like.shape, generator=self.generator, device=like.device, dtype=like.dtype
-        )
+        if not isinstance(self.generator, Sequence):
+            return self._draw(self.like, self.generator)
+        pairs = zip(self.like, self.generator, strict=True)
+        return torch.stack([self._draw(image, generator) for image, generator in pairs])
+
+    def _draw(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        device = like.device if generator is None else generator.device
+        noise = torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype)
+        return noise.to(like.device, non_blocking=True)
+
+
+class LikeNoise:
+    """Noise sampler that asks a host's function, called as randn_like(images).
+
+    Args:
+        like: images whose shape, device and dtype the noise must have.
+        randn_like: for example `torch.randn_like`, or the method of a host's own generator.
+    """
+
+    def __init__(self, like: Tensor, randn_like: Callable[[Tensor], Tensor]) -> None:
+        self.like, self.randn_like = like, randn_like
+
+    def __call__(self, sigma: Tensor, sigma_to: Tensor) -> Tensor:
+        """Next unit noise, shape of the images.
+
+        Raises:
+            ValueError: if the function returns another shape.
+        """
+        noise = self.randn_like(self.like)
+        if not isinstance(noise, Tensor) or noise.shape != self.like.shape:
+            shape = getattr(noise, "shape", type(noise).__name__)
+            raise ValueError(f"randn_like returned {shape}; need {tuple(self.like.shape)}")
+        return noise.to(self.like)
+
+
+@dataclass(frozen=True)
+class HostNoise:
+    """A host's source of noise in place of seeds: generators, or its own function."""
+
+    generator: torch.Generator | Sequence[torch.Generator] | None = None  # one, or one per image
+    randn_like: Callable[[Tensor], Tensor] | None = None  # called as randn_like(images)
+
+    def sampler(self, like: Tensor, start: int, count: int) -> NoiseSampler:
+        """Noise sampler of the images start, ..., start + count - 1 of the run.
+
+        `like` are their states, and then those of padding, which gets the last image's noise.
+        """
+        images = like[:count]
+        own: NoiseSampler
+        if self.randn_like is not None:
+            own = LikeNoise(images, self.randn_like)
+        elif isinstance(self.generator, Sequence):
+            own = GeneratorNoise(images, self.generator[start : start + count])
+        else:
+            own = GeneratorNoise(images, self.generator)
+        if count == len(like):
+            return own
+        rows = torch.arange(len(like), device=like.device).clamp(max=count - 1)
+        return lambda sigma, sigma_to: own(sigma, sigma_to)[rows]
+
+    def first(self, like: Tensor) -> Tensor:
+        """Unit noise of all images at once, the first that is drawn."""
+        level = torch.zeros((), dtype=torch.float64)
+        return self.sampler(like, 0, len(like))(level, level)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .base import Denoise, Level, expand, slope
+from .base import Denoise, Level, expand
 
 
 @dataclass(frozen=True)
@@ -26,4 +26,6 @@ class Euler:
         labels: Tensor | None = None,
     ) -> Tensor:
         """x at `sigma_to`; x (batch, ...), levels are numbers or (batch,)."""
-        return x + expand(sigma_to - sigma, x) * slope(denoiser, x, sigma, labels)
+        denoised = denoiser(x, sigma, labels)
+        # Not x plus a difference: from a large sigma that would cancel nearly everything.
+        return denoised + expand(sigma_to / sigma, x) * (x - denoised)

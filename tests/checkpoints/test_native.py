@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ctm_fast import models
-from ctm_fast.checkpoints import DamagedCheckpoint, header, load, save
+from ctm_fast.checkpoints import DamagedCheckpoint
 from ctm_fast.checkpoints.files import checksum
+from ctm_fast.checkpoints.native import header, load, save
 from ctm_fast.denoiser import Denoiser
 from ctm_fast.precond import CM, EDM, Preconditioning, Variance
 

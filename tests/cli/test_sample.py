@@ -50,3 +50,20 @@ def test_refusals(tmp_path, student_file, capsys, words, message) -> None:
 def test_unknown_ending(tmp_path, student_file, capsys) -> None:
     assert sample(student_file, tmp_path / "x.jpg") == 1
     assert "x.jpg" in capsys.readouterr().err
+
+
+def test_a_file_of_another_code_base(tmp_path, student_file, capsys) -> None:
+    from ctm_fast.models.key_layouts import to_published
+
+    model = load(student_file)
+    path, out = tmp_path / "theirs.pt", tmp_path / "images.npz"
+    torch.save(to_published(model.net.state_dict(), model.net.config, "edm"), path)
+    words = ["--num", "2", "--format", "ctm-cifar10", "--overrides", "sigma_max=40"]
+    assert sample(path, out, *words) == 0
+    assert "assumed: " in capsys.readouterr().out
+    theirs = load(path, sigma_max=40.0)
+    images = Sampler(theirs)(2, labels=torch.tensor([0, 1]), seed=0)
+    expected = ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(np.load(out, allow_pickle=False)["arr_0"], expected)
+    assert sample(path, out, "--overrides", "sigma_mx=40") == 1
+    assert "sigma_mx" in capsys.readouterr().err

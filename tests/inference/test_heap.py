@@ -45,3 +45,28 @@ def test_settings_of_the_user_stay():
 def test_other_libraries_are_left_alone(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert not heap.keep_heap()
+    assert not heap.trim_heap()
+
+
+HOLES = """
+import runpy, sys, torch
+def resident():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS"))
+trim = runpy.run_path(sys.argv[1])["trim_heap"]
+torch.empty(1 << 20)  # blocks of 1 MiB come from the heap from now on
+blocks = [torch.ones(1 << 18) for _ in range(128)]
+del blocks[::2]
+before = resident()
+print(trim(), before - resident())
+"""
+
+
+@glibc
+def test_holes_are_given_back():
+    command = [sys.executable, "-c", HOLES, heap.__file__]
+    settings = {"PATH": "/usr/bin", "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=True)
+    trimmed, given = done.stdout.split()
+    assert trimmed == "True"
+    assert int(given) > 48 << 20

@@ -217,11 +217,13 @@ def adm(
     classes: Tensor | None = None,
     rows: str = "3,head,dim",
 ) -> Tensor:
-    """openai's UNetModel with resampling blocks, and sony/ctm's destination branch."""
-    half = config.model_channels // 2
+    """openai's UNetModel, sony/ctm's destination branch, and what DDPM does otherwise."""
+    half, eps = config.model_channels * config.channel_mult_noise // 2, config.eps
+    groups = config.max_groups
 
     def embed(level: Tensor, name: str) -> Tensor:
-        e = F.silu(linear(s, name + ".0", waves(level, half, half, swap=False)))
+        e = waves(level, half, half - config.endpoint, swap=config.sin_first)
+        e = F.silu(linear(s, name + ".0", e))
         return linear(s, name + ".2", e)
 
     emb = embed(rescaled, "time_embed")
@@ -230,7 +232,7 @@ def adm(
     to = None if rescaled_to is None else embed(rescaled_to, "time_embed_s")
 
     def block(n: str, h: Tensor, change: str = "") -> Tensor:
-        y, skip = F.silu(normalise(s, n + ".in_layers.0", h, 1e-5, 32)), h
+        y, skip = F.silu(normalise(s, n + ".in_layers.0", h, eps, groups)), h
         if change == "up":
             y, skip = (v.repeat_interleave(2, 2).repeat_interleave(2, 3) for v in (y, skip))
         if change == "down":
@@ -242,20 +244,29 @@ def adm(
         p = p[:, :, None, None]
         if config.adaptive_scale:
             scale, shift = p.chunk(2, 1)
-            y = normalise(s, n + ".out_layers.0", y, 1e-5, 32) * (1 + scale) + shift
+            y = normalise(s, n + ".out_layers.0", y, eps, groups) * (1 + scale) + shift
         else:
-            y = normalise(s, n + ".out_layers.0", y + p, 1e-5, 32)
+            y = normalise(s, n + ".out_layers.0", y + p, eps, groups)
         y = conv(s, n + ".out_layers.3", F.silu(y))
         if n + ".skip_connection.weight" in s:
             skip = conv(s, n + ".skip_connection", skip)
         return skip + y
 
     def attention(n: str, h: Tensor) -> Tensor:
-        qkv = conv(s, n + ".qkv", normalise(s, n + ".norm", h, 1e-5, 32))
-        heads = h.shape[1] // config.channels_per_head
+        qkv = conv(s, n + ".qkv", normalise(s, n + ".norm", h, eps, groups))
+        width = config.channels_per_head
+        heads = h.shape[1] // width if width else config.num_heads
         return h + conv(s, n + ".proj_out", attend(qkv, heads, rows))
 
+    def halved(n: str, h: Tensor) -> Tensor:
+        # Every second value of the convolution that keeps the size.
+        before = 0 if config.conv_padding == "after" else 1
+        h = F.pad(h, (before, 1, before, 1))
+        return F.conv2d(h, s[n + ".weight"], s[n + ".bias"])[:, :, ::2, ::2]
+
     def stage(n: str, h: Tensor, change: str = "") -> Tensor:
+        if change == "down" and config.resampling == "conv":
+            return halved(n + ".0.op", h)
         h = block(n + ".0", h, change)
         return attention(n + ".1", h) if n + ".1.qkv.weight" in s else h
 
@@ -275,6 +286,10 @@ def adm(
             h = stage(n, torch.cat([h, skips.pop()], 1))
             if level and i == config.num_blocks:
                 last = 2 if n + ".1.qkv.weight" in s else 1
-                h = block(f"{n}.{last}", h, "up")
+                if config.resampling == "conv":
+                    h = h.repeat_interleave(2, 2).repeat_interleave(2, 3)
+                    h = conv(s, f"{n}.{last}.conv", h)
+                else:
+                    h = block(f"{n}.{last}", h, "up")
             index += 1
-    return conv(s, "out.2", F.silu(normalise(s, "out.0", h, 1e-5, 32)))
+    return conv(s, "out.2", F.silu(normalise(s, "out.0", h, eps, groups)))

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from ctm_fast.models.blocks import BlockStyle, ResBlock, settled
+from ctm_fast.models.blocks import BlockStyle, ConvResample, ResBlock, settled
 from tests.models import reference
 
 STYLE = BlockStyle(
@@ -133,3 +133,51 @@ def test_heads_must_divide_the_channels(channels_per_head):
     assert ResBlock(8, 16, style, attention=False).num_heads == 0
     wide = dataclasses.replace(STYLE, channels_per_head=12)
     assert ResBlock(8, 16, wide, attention=True).num_heads == 1
+
+
+def test_heads_may_be_counted_instead():
+    style = dataclasses.replace(STYLE, num_heads=4)
+    assert ResBlock(8, 16, style, attention=True).num_heads == 4
+    with pytest.raises(ValueError, match="12 channels does not divide into 8 heads; change num_h"):
+        ResBlock(8, 12, dataclasses.replace(style, num_heads=8), attention=True)
+    assert ResBlock(8, 16, dataclasses.replace(style, max_groups=2)).norm0.num_groups == 2
+
+
+@pytest.mark.parametrize("pad_after", [False, True])
+@pytest.mark.parametrize("up", [False, True])
+@pytest.mark.parametrize("with_plus", [False, True])
+def test_resampling_convolutions_equal_their_formula(pad_after, up, with_plus):
+    style = dataclasses.replace(STYLE, conv_resampling=True, pad_after=pad_after)
+    layer = ConvResample(8, style, up).double()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    x = draw(2, 8, 4, 6).to(memory_format=torch.channels_last).requires_grad_()
+    plus = draw(2, 8, 4, 6, seed=1).to(memory_format=torch.channels_last) if with_plus else None
+    entered, out, branch = layer(x, (), plus)
+    whole = x if plus is None else (x + plus) * 0.5**0.5
+    assert branch is None and torch.allclose(entered, whole, rtol=1e-6)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    # One pixel after the other.
+    weight, bias = layer.conv.weight, layer.conv.bias
+    rows = range(8) if up else range(2)
+    wide = torch.nn.functional.pad(whole, (1, 1, 1, 1))
+    expected = torch.zeros_like(out)
+    for i in rows:
+        for j in range(12) if up else range(3):
+            for a in range(3):
+                for b in range(3):
+                    if up:
+                        y, z = i + a - 1, j + b - 1
+                        inside = 0 <= y < 8 and 0 <= z < 12
+                        pixel = whole[:, :, y // 2, z // 2] if inside else 0 * whole[:, :, 0, 0]
+                    else:
+                        first = int(pad_after)
+                        pixel = wide[:, :, 2 * i + a + first, 2 * j + b + first]
+                    expected[:, :, i, j] += pixel @ weight[:, :, a, b].t()
+    expected = expected + bias[:, None, None]
+    assert torch.allclose(out, expected, rtol=1e-6, atol=1e-6)
+    (gradient,) = torch.autograd.grad(out.sum(), x, retain_graph=True)
+    (by_hand,) = torch.autograd.grad(expected.sum(), x)
+    assert torch.allclose(gradient, by_hand, rtol=1e-6, atol=1e-6)

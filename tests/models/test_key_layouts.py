@@ -27,6 +27,7 @@ PUBLISHED = {
         "ddpmpp-cifar10", {"augment_dim": 9, "label_dim": 10}, "edm", "model."
     ),
     "edm_cifar10_uncond_ve": ("ncsnpp-cifar10", {"augment_dim": 9}, "edm", "model."),
+    "diffusers_cd_imagenet64": ("adm-imagenet64", {}, "diffusers", ""),
     "edm_imagenet64_cond_adm": ("adm-imagenet64", {"min_group": 4}, "edm", "model."),
 }  # fmt: skip
 
@@ -69,6 +70,10 @@ CASES = [
     (ADM, "adm"),
     (dataclasses.replace(ADM, destination=True, channels_per_head=16), "adm-legacy"),
     (dataclasses.replace(ADM, bottleneck_attention=False, attn_resolutions=(8,)), "adm"),
+    (dataclasses.replace(ADM, channels_per_head=0, num_heads=4, resampling="conv"), "adm-legacy"),
+    (ADM, "diffusers"),
+    (dataclasses.replace(ADM, channels_per_head=0, resampling="conv", label_dim=0,
+                         bottleneck_attention=False), "diffusers"),
 ]  # fmt: skip
 
 
@@ -144,7 +149,11 @@ def test_filters_are_checked_but_may_be_absent():
     ("config", "layout", "message"),
     [
         (SONG, "adm", "does not hold networks of SongConfig"),
-        (ADM, "diffusers", "unknown layout 'diffusers'; choose from"),
+        (ADM, "keras", "unknown layout 'keras'; choose from"),
+        (dataclasses.replace(ADM, resampling="conv"), "edm", "no convolutions that resample"),
+        (dataclasses.replace(ADM, augment_dim=9), "diffusers", "no augmentation labels"),
+        (dataclasses.replace(ADM, destination=True), "diffusers", "no destination embedding"),
+        (SONG, "diffusers", "does not hold networks of SongConfig"),
         (dataclasses.replace(ADM, augment_dim=9), "adm", "no augmentation labels"),
     ],
 )

@@ -50,6 +50,19 @@ def test_adm_names():
         assert names[ours] == published
 
 
+def test_adm_names_of_convolutions_that_resample():
+    names = adm_names(on_meta("adm-imagenet64", resampling="conv", attn_resolutions=(16, 8)))
+    for ours, published in {
+        "enc.32x32.down.conv.weight": "input_blocks.4.0.op.weight",
+        "enc.8x8.down.conv.bias": "input_blocks.12.0.op.bias",
+        "dec.16x16.up.conv.weight": "output_blocks.3.2.conv.weight",
+        "dec.64x64.up.conv.bias": "output_blocks.11.1.conv.bias",
+    }.items():
+        assert names[ours] == published
+    assert set(names) == set(on_meta("adm-imagenet64", resampling="conv",
+                                     attn_resolutions=(16, 8)).state_dict())  # fmt: skip
+
+
 def test_last_layers_are_those_of_the_published_adaptive_weights():
     for name, table, expected in (
         ("ctm-ddpmpp-cifar10", edm_names, "dec.32x32_aux_conv.weight"),

@@ -21,7 +21,17 @@ NCSN = dataclasses.replace(
     resample_filter=(1, 3, 3, 1),
     channel_mult_noise=2,
 )
-CONFIGS = {"ddpmpp": SONG, "ncsnpp": NCSN, "adm": ADM}
+DDPM = dataclasses.replace(
+    ADM,
+    resampling="conv",
+    conv_padding="after",
+    adaptive_scale=False,
+    channels_per_head=0,
+    eps=1e-6,
+    sin_first=True,
+    endpoint=True,
+)
+CONFIGS = {"ddpmpp": SONG, "ncsnpp": NCSN, "adm": ADM, "ddpm": DDPM}
 each = pytest.mark.parametrize("name", CONFIGS)
 
 

@@ -25,7 +25,14 @@ VARIANTS = [
     {"channel_mult": (2, 1), "attn_resolutions": (8,)},
     {"label_dim": 0},
     {"adaptive_scale": False},
-]
+    {"channels_per_head": 0},
+    {"channels_per_head": 0, "num_heads": 4},
+    {"resampling": "conv"},
+    {"resampling": "conv", "conv_padding": "after", "adaptive_scale": False, "eps": 1e-6,
+     "sin_first": True, "endpoint": True, "channel_mult": (1, 2, 2), "attn_resolutions": (4,)},
+    {"resampling": "conv", "max_groups": 8, "eps": 0.1, "model_channels": 16,
+     "channel_mult": (2, 3), "channel_mult_noise": 2, "channels_per_head": 8},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("layout", ["adm", "adm-legacy"])

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from ctm_fast.sampler.arguments import checked_labels, checked_noise, number_of_images
+from ctm_fast.sampler.arguments import (
+    checked_labels,
+    checked_noise,
+    host_noise,
+    image_shape,
+    number_of_images,
+    request,
+)
+
+from .worlds import World
 
 NOISE = torch.zeros(3, 2, 4, 4)
 
@@ -81,3 +90,43 @@ def test_noise():
     for wrong in (NOISE[:, :1], NOISE[0], NOISE.long(), [1.0]):
         with pytest.raises(ValueError, match="noise"):
             checked_noise(wrong, 3, (2, 4, 4))
+
+
+def test_sources_of_noise():
+    generator = torch.Generator()
+    assert host_noise(None, None, None) is None and host_noise(3, None, None) is None
+    assert host_noise(None, generator, None).generator is generator
+    assert host_noise(None, None, torch.randn_like).randn_like is torch.randn_like
+    for sources, named in [
+        ((0, generator, None), "seed and generator"),
+        ((None, generator, torch.randn_like), "generator and randn_like"),
+        (([1], None, torch.randn_like), "seed and randn_like"),
+        ((None, 3, None), "generator has 3"),
+        ((None, [generator, None], None), "generator has None"),
+        ((None, None, 3), "randn_like is 3"),
+    ]:
+        with pytest.raises(ValueError, match=named):
+            host_noise(*sources)
+
+
+def test_requests():
+    order = request(World(), 3)
+    assert (order.num, order.shape, order.host, order.noise) == (3, (2, 4, 4), None, None)
+    assert order.seeds.tolist() == request(World(), 3, seed=0).seeds.tolist()
+    assert request(World(), None, seed=iter([4, 5])).seeds.tolist() == [4, 5]
+    listed = [torch.Generator(), torch.Generator()]
+    order = request(World(), None, generator=listed)
+    assert (order.num, order.seeds, order.host.generator) == (2, None, listed)
+    with pytest.raises(ValueError, match=r"disagree.*generator"):
+        request(World(), 3, generator=listed)
+    with pytest.raises(ValueError, match="how many"):
+        request(World(), None, generator=listed[0])
+    assert request(World(), None, noise=NOISE, generator=listed[0]).num == 3
+
+
+def test_shapes():
+    assert image_shape(World()) == (2, 4, 4)
+    assert image_shape(World(img_shape=(1, 2, 3))) == (1, 2, 3)
+    assert image_shape(World(img_shape=None), NOISE) == (2, 4, 4)
+    with pytest.raises(ValueError, match="shape="):
+        image_shape(World(img_shape=None))

@@ -145,5 +145,5 @@ def test_unknown_options_are_an_error():
         Sampler(TRAJECTORY, num_steps=3)
     with pytest.raises(TypeError, match="noise_device"):
         Sampler(TRAJECTORY, noise_device="cpu")
-    with pytest.raises(TypeError, match="generator"):
-        Sampler(TRAJECTORY)(1, generator=None)
+    with pytest.raises(TypeError, match="noise_device"):
+        Sampler(TRAJECTORY)(1, noise_device="cpu")

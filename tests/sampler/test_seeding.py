@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from ctm_fast.sampler import image_seeds, noise_for
-from ctm_fast.sampler.seeding import GeneratorNoise, SeededNoise, as_seeds, seed_tensor
+from ctm_fast.sampler.seeding import (
+    GeneratorNoise,
+    HostNoise,
+    LikeNoise,
+    SeededNoise,
+    as_seeds,
+    seed_tensor,
+)
 
 SHAPE = (2, 4, 4)
 FIRST = [0.991137683, -0.924662590, -0.617608905, -0.482068568]  # of seed 0 and step 0
@@ -111,3 +118,60 @@ def test_generator_noise_follows_its_generator_or_the_global_one():
         assert torch.equal(GeneratorNoise(like)(level, level), expected)
     own = GeneratorNoise(like, torch.Generator().manual_seed(3))
     assert torch.equal(own(level, level), expected)
+
+
+def generators(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_one_generator_per_image():
+    like, level = torch.zeros(3, *SHAPE, dtype=torch.float64), torch.tensor(1.0)
+    noise = GeneratorNoise(like, generators(5, 6, 7))
+    first, second = noise(level, level), noise(level, level)
+    (alone,) = generators(6)
+    for drawn in (first, second):
+        expected = torch.randn(SHAPE, generator=alone, dtype=torch.float64)
+        assert torch.equal(drawn[1], expected)
+    with pytest.raises(ValueError, match="2 generators for 3 images"):
+        GeneratorNoise(like, generators(1, 2))
+
+
+def test_a_host_s_own_function_draws():
+    like, level = torch.zeros(3, *SHAPE, dtype=torch.float64), torch.tensor(1.0)
+    seen = []
+
+    def randn_like(x):
+        seen.append(x)
+        return torch.ones(x.shape)
+
+    noise = LikeNoise(like, randn_like)(level, level)
+    assert noise.dtype == torch.float64 and noise.sum() == like.numel() and seen[0] is like
+    for wrong in (torch.zeros(2), None):
+        with pytest.raises(ValueError, match="randn_like returned"):
+            LikeNoise(like, lambda x, wrong=wrong: wrong)(level, level)
+
+
+def test_host_noise_of_a_part_of_the_run_and_of_padding():
+    level, like = torch.tensor(1.0), torch.zeros(4, *SHAPE)
+    first = HostNoise(generators(1, 2, 3, 4)).first(like)
+    part = HostNoise(generators(1, 2, 3, 4)).sampler(like[:2], 2, 2)(level, level)
+    assert torch.equal(part, first[2:])
+    padded = HostNoise(generators(1, 2, 3, 4)).sampler(like, 1, 2)(level, level)
+    assert torch.equal(padded[:2], first[1:3]) and torch.equal(padded[2:], first[[2, 2]])
+    (one,) = generators(9)
+    assert torch.equal(
+        HostNoise(one).first(like), torch.randn(4, *SHAPE, generator=generators(9)[0])
+    )
+    ones = HostNoise(randn_like=torch.ones_like)
+    assert torch.equal(ones.sampler(like, 0, 3)(level, level), torch.ones_like(like))
+
+
+@pytest.mark.gpu
+def test_gpu_noise_of_generators_on_either_side():
+    like, level = torch.zeros(2, *SHAPE, device="cuda"), torch.tensor(1.0)
+    here = GeneratorNoise(like, generators(1, 2))(level, level)
+    assert here.is_cuda and torch.equal(
+        here.cpu(), GeneratorNoise(like.cpu(), generators(1, 2))(level, level)
+    )
+    there = torch.Generator("cuda").manual_seed(3)
+    assert GeneratorNoise(like, there)(level, level).is_cuda

@@ -34,5 +34,13 @@ def test_one_step_by_hand():
     x = torch.tensor([[3.0, -1.0]], dtype=torch.float64)
     denoised = Gaussian()(x, 2.0)
     expected = x + (0.5 - 2.0) * (x - denoised) / 2.0
-    assert torch.equal(Euler().step(Gaussian(), x, 2.0, 0.5), expected)
-    assert torch.allclose(Euler().step(Gaussian(), x, 2.0, 0.0), denoised, rtol=1e-15)
+    torch.testing.assert_close(Euler().step(Gaussian(), x, 2.0, 0.5), expected, rtol=1e-15, atol=0)
+    assert torch.equal(Euler().step(Gaussian(), x, 2.0, 0.0), denoised)
+
+
+def test_a_step_down_from_a_huge_level_does_not_cancel():
+    x = 1e6 * torch.tensor([[3.0, -1.0]])
+    exact = Euler().step(Gaussian(), x.double(), 1e6, 0.5)
+    torch.testing.assert_close(
+        Euler().step(Gaussian(), x, 1e6, 0.5), exact.float(), rtol=1e-6, atol=0
+    )
