@@ -123,10 +123,10 @@ class Piece {
   Int rows_, pitch_, copy_, block_;
 };
 
-// Half a tap's weights into the cache.
-CTM_FAST_FLAT void fetch(const Bfloat* weight) {
+// Lines of weights into the cache.
+CTM_FAST_FLAT void fetch(const Bfloat* weight, Int lines) {
   const char* line = reinterpret_cast<const char*>(weight);
-  for (Int i = 0; i < kTile; ++i) _mm_prefetch(line + i * kLine, _MM_HINT_T0);
+  for (Int i = 0; i < lines; ++i) _mm_prefetch(line + i * kLine, _MM_HINT_T0);
 }
 
 // One piece of an image for the panels from `panel` to `end`.
@@ -157,19 +157,23 @@ class Worker {
 
  private:
   void add_blocks(const Bfloat* rows, const Bfloat* weight, float* sums) const {
+    const Int pairs = static_cast<Int>(tiles_.size()) / 2;
+    // The next block's weights are fetched little by little: more would hold up what is needed now.
+    const Int lines = up(kWide, pairs);
     for (Int block = 0; block < shape_.blocks; ++block) {
       const Bfloat* next = weight + kTaps * kWeights;
-      float* at = sums;
-      for (std::size_t tile = 0; tile < tiles_.size(); tile += 2, at += kSums) {
-        const Bfloat *first = rows + tiles_[tile], *second = rows + tiles_[tile + 1];
-        const Bfloat* ahead = tile < 4 ? next + tile * kWeights / 4 : nullptr;
+      for (Int pair = 0; pair < pairs; ++pair) {
+        const Bfloat *first = rows + tiles_[2 * pair], *second = rows + tiles_[2 * pair + 1];
+        const Int share = std::min(lines, kWide - pair * lines);
+        const Bfloat* ahead = next + pair * lines * kWide;
+        float* at = sums + pair * kSums;
         if (block == 0)
           clear_sums();
         else
           load_sums(at);
         for (Int tap = 0; tap < kTaps; ++tap) {
           multiply(first + taps_[tap], second + taps_[tap], kLine, weight + tap * kWeights);
-          if (ahead != nullptr) fetch(ahead + tap * kWeights);
+          fetch(ahead + tap * kWeights, share);
         }
         store_sums(at);
       }
