@@ -159,20 +159,17 @@ class Denoiser(nn.Module):
         scaled: Tensor | None = None,
         **extra: Any,
     ) -> Tensor:
-        """Raw output F(c_in x, c_noise(t), c_noise(s)) in the network's dtype.
+        """Raw output F(c_in x, c_noise(t), c_noise_to(t, s)) in the network's dtype.
 
         `sigma` and `sigma_to` are (batch,); `sigma_to` is None without destination embedding.
         `scaled` is c_in x where the caller already has it, for example from `add_noise`.
         """
         if scaled is None:
             scaled = self.precond.c_in(sigma).reshape(-1, *[1] * (x.ndim - 1)) * x
-        return self.raw(
-            scaled,
-            self.precond.c_noise(sigma),
-            None if sigma_to is None else self.precond.c_noise(sigma_to),
-            labels,
-            **extra,
-        )
+        told, told_to = self.precond.c_noise(sigma), None
+        if sigma_to is not None:
+            told_to = self.precond.c_noise_to(told, self.precond.c_noise(sigma_to))
+        return self.raw(scaled, told, told_to, labels, **extra)
 
     def raw(
         self,
@@ -212,14 +209,26 @@ class Denoiser(nn.Module):
     def _in_own_dtype(
         self, function: Callable[..., Any], scaled: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
-        weight = next(self.net.parameters(), None)
-        own = scaled.dtype if weight is None else weight.dtype
+        own = self._input_dtype() or scaled.dtype
         if self.dtype is None or self.dtype == own:
             return function(scaled.to(own), *args, **kwargs)
         # A weight that is cast without gradient must not be found again by a call with gradient.
         cached = torch.is_grad_enabled()
         with torch.autocast(scaled.device.type, dtype=self.dtype, cache_enabled=cached):
             return function(scaled.to(own), *args, **kwargs)
+
+    def _input_dtype(self) -> torch.dtype | None:
+        """What the network wants its images in; None: it has no weights and takes any."""
+        weight = next(self.net.parameters(), None)
+        return None if weight is None else weight.dtype
+
+    def even_sigmas(self, steps: int) -> Tensor | None:
+        """Levels of `steps` steps as long as each other in the model's own time; see `Sampler`.
+
+        (steps + 1,) float64, decreasing from sigma_max to sigma_min. None for a model whose steps
+        are spaced otherwise.
+        """
+        return self.precond.even_sigmas(self.sigma_max, self.sigma_min, steps)
 
     @property
     def sigma_data(self) -> float:

@@ -11,14 +11,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..models.foreign_states import output_rows
 from ..models.key_layouts import without_prefix
 from ..models.recognise import Recognised, recognise
 from .torch_file import read_noted
 
 # Names that training runs of openai/consistency_models and sony/ctm give to their files.
 _RUN = re.compile(r"(?:(?P<model>model|target_model)|ema_(?P<ema>[\d.]+)_)(?P<step>\d{3,})\.pt")
-# Output layers in the layouts of networks that may predict a variance too.
-_OUTPUT = re.compile(r"(out\.2|conv_out|out_conv|dec\.\d+x\d+_aux_conv)\.(weight|bias)")
 
 
 @dataclass
@@ -67,8 +66,8 @@ def described(
     notes = [*notes, *found.notes]
     if found.output_rows is not None:
         kept = found.config.img_channels
-        outputs = [name for name in state if _OUTPUT.fullmatch(name)]
-        state |= {name: state[name][:kept].clone() for name in outputs}
+        cut = output_rows(state, 0, kept)
+        state |= {name: value.clone() for name, value in cut.items() if value is not state[name]}
         notes.append(f"the network predicts {found.output_rows} channels; {kept} are the image's")
     return Source(state, found, name, notes, provenance_of(name))
 

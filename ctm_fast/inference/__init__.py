@@ -7,12 +7,15 @@ from .packed import PackedConv2d
 from .tables import Tabulated
 from .teacher import TeacherSolve
 
+accelerate = freeze
+
 __all__ = [
     "GraphError",
     "GraphPool",
     "PackedConv2d",
     "Tabulated",
     "TeacherSolve",
+    "accelerate",
     "bucket_sizes",
     "buckets",
     "fast_dtype",

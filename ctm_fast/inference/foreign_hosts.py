@@ -8,123 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from ..models.unet import UNet
-from ..wrappers.known import host_class
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]  # arguments by position, and by name
-
-
-class Foreign(nn.Module):
-    """What stands in for a module of another code base: its call, its attributes, another network.
-
-    Always in eval mode. Numbers, texts and lists of them are taken over as attributes, except
-    those that choose half precision.
-
-    Args:
-        original: the module; not kept.
-    """
-
-    parameters_of_call: ClassVar[tuple[str, ...]]  # names of the original's arguments
-
-    def __init__(self, original: nn.Module) -> None:
-        super().__init__()
-        self.host_class = host_class(original)  # by which the samplers know what it is
-        self.notes: tuple[str, ...] = ()  # what was left out or found out
-        for name, value in vars(original).items():
-            taken = name.startswith("_") or name == "training" or hasattr(self, name)
-            if not taken and _plain(value):
-                setattr(self, name, False if name == "use_fp16" else value)
-        last = list(original.parameters())[-1]
-        # The dtype of its images, which is not that of our weights; `.to` changes it.
-        like = torch.empty(0, dtype=last.dtype, device=last.device)
-        self.register_buffer("like", like, persistent=False)
-        super().train(False)
-
-    like: Tensor
-
-    @property
-    def unet(self) -> UNet:
-        """The frozen network."""
-        raise NotImplementedError
-
-    def train(self, mode: bool = True) -> Foreign:
-        """Stays in eval mode."""
-        super().train(False)
-        return self
-
-    def extra_repr(self) -> str:
-        """What it stands in for."""
-        return f"in place of {self.host_class}"
-
-
-class RawNetwork(Foreign):
-    """A network without scalings: its answer is the raw output F.
-
-    Args:
-        original: see `Foreign`.
-        net: ours, with the same weights.
-    """
-
-    layouts: ClassVar[tuple[str, ...]]  # of the original's state dict, see `models.key_layouts`
-
-    def __init__(self, original: nn.Module, net: UNet) -> None:
-        super().__init__(original)
-        self.net = net
-
-    @property
-    def unet(self) -> UNet:
-        """The frozen network."""
-        return self.net
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the images that it takes and gives."""
-        return self.like.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where it lies."""
-        return self.net.input_conv.weight.device
-
-    def answer(
-        self,
-        x: Tensor,
-        time: Tensor,
-        to: Tensor | None = None,
-        labels: Tensor | None = None,
-        augment: Tensor | None = None,
-    ) -> Tensor:
-        """F in x's dtype and order of memory; x is cast to the weights' dtype, the times are not.
-
-        Args:
-            x: (batch, C, H, W).
-            time: (batch,) or (1,).
-            to: second time, (batch,) or (1,), or None.
-            labels: classes or their weights; left out by an unconditional network.
-            augment: augmentation labels, left out by a network without.
-        """
-        out = self.net(
-            x.to(self.net.input_conv.weight.dtype),
-            _real(time),
-            None if to is None else _real(to),
-            labels if self.net.label_dim else None,
-            augment if self.net.augment_dim else None,
-        )
-        return out.to(x.dtype)
-
-    def calls(self, batch: int) -> list[Call]:
-        """Two random calls, the same ones every time; together they reach all weights."""
-        raise NotImplementedError
-
-    def _images(self, batch: int, generator: torch.Generator) -> Tensor:
-        size = self.net.img_resolution
-        x = torch.randn(batch, self.net.img_channels, size, size, generator=generator)
-        return x.to(self.like)
+from .foreign_module import Call, RawNetwork
 
 
 class SongNetwork(RawNetwork):
     """SongUNet and DhariwalUNet of NVlabs/edm and locuslab/ect."""
 
-    parameters_of_call = ("x", "noise_labels", "class_labels", "augment_labels")
+    parameters_of_call: ClassVar[tuple[str, ...]] = (
+        "x",
+        "noise_labels",
+        "class_labels",
+        "augment_labels",
+    )
     layouts = ("edm",)
 
     def forward(
@@ -145,7 +40,12 @@ class SongNetwork(RawNetwork):
 class SongTrajectory(RawNetwork):
     """SongUNet of ctm-cifar10."""
 
-    parameters_of_call = ("x", "noise_labels", "noise_labels_s", "class_labels")
+    parameters_of_call: ClassVar[tuple[str, ...]] = (
+        "x",
+        "noise_labels",
+        "noise_labels_s",
+        "class_labels",
+    )
     layouts = ("edm",)
 
     def forward(
@@ -166,7 +66,10 @@ class SongTrajectory(RawNetwork):
 class DhariwalTrajectory(RawNetwork):
     """DhariwalUNet of ctm-cifar10."""
 
-    parameters_of_call = (*SongTrajectory.parameters_of_call, "augment_labels")
+    parameters_of_call: ClassVar[tuple[str, ...]] = (
+        *SongTrajectory.parameters_of_call,
+        "augment_labels",
+    )
     layouts = ("edm",)
 
     def forward(
@@ -188,8 +91,9 @@ class DhariwalTrajectory(RawNetwork):
 class ADMNetwork(RawNetwork):
     """UNetModel of openai's guided-diffusion and consistency_models."""
 
-    parameters_of_call = ("x", "timesteps", "y")
+    parameters_of_call: ClassVar[tuple[str, ...]] = ("x", "timesteps", "y")
     layouts = ("adm", "adm-legacy")
+    rounding = 5e-3  # some of them attend in float16 whatever the dtype of the rest
 
     def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
         """F; `y` are classes.
@@ -213,7 +117,7 @@ class ADMNetwork(RawNetwork):
 class ADMTrajectory(ADMNetwork):
     """UNetModel of sony/ctm and ctm-cifar10."""
 
-    parameters_of_call = (*ADMNetwork.parameters_of_call, "s", "teacher")
+    parameters_of_call: ClassVar[tuple[str, ...]] = (*ADMNetwork.parameters_of_call, "s", "teacher")
 
     def forward(
         self,
@@ -243,7 +147,12 @@ class DiffusersNetwork(RawNetwork):
         net: ours, with the same weights.
     """
 
-    parameters_of_call = ("sample", "timestep", "class_labels", "return_dict")
+    parameters_of_call: ClassVar[tuple[str, ...]] = (
+        "sample",
+        "timestep",
+        "class_labels",
+        "return_dict",
+    )
     layouts = ("diffusers",)
 
     def __init__(self, original: nn.Module, net: UNet) -> None:
@@ -263,7 +172,9 @@ class DiffusersNetwork(RawNetwork):
         Raises:
             ValueError: for classes without a conditional network, or the other way round.
         """
-        time = torch.as_tensor(timestep, device=sample.device).reshape(-1)
+        # As there, a number is a whole step and a tensor need not be.
+        steps = timestep if isinstance(timestep, Tensor) else torch.tensor(int(timestep))
+        time = steps.to(sample.device).reshape(-1)
         labels = _classes(self.net, "class_labels", class_labels)
         out = self.answer(sample, time, None, labels)
         if not return_dict or self.output_class is None:
@@ -273,18 +184,18 @@ class DiffusersNetwork(RawNetwork):
     def calls(self, batch: int) -> list[Call]:
         """A whole and a real time step."""
         generator = torch.Generator().manual_seed(0)
-        named = {}
+        named: dict[str, Any] = {}
         if self.net.label_dim:
             named["class_labels"] = torch.randint(self.net.label_dim, (batch,), generator=generator)
-        times: tuple[Any, ...] = (torch.arange(batch) + 17, 300.5)
-        return [((self._images(batch, generator), time), named) for time in times]
+        times = (torch.arange(batch) + 17, torch.tensor(300.5))
+        return [((self.images(batch, generator), time), named) for time in times]
 
 
 def _edm_calls(network: RawNetwork, batch: int, augmented: bool) -> list[Call]:
     net, generator = network.net, torch.Generator().manual_seed(0)
-    calls = []
+    calls: list[Call] = []
     for first in (-0.9, 1.7):
-        x = network._images(batch, generator)
+        x = network.images(batch, generator)
         times = [torch.linspace(first, first + 1, batch)]
         if "noise_labels_s" in network.parameters_of_call:
             times.append(times[0] - 0.7 if net.has_destination else None)  # type: ignore[arg-type]
@@ -292,7 +203,7 @@ def _edm_calls(network: RawNetwork, batch: int, augmented: bool) -> list[Call]:
         if net.label_dim:
             rows = torch.randint(net.label_dim, (batch,), generator=generator)
             classes = nn.functional.one_hot(rows, net.label_dim).to(x)
-        named = {}
+        named: dict[str, Any] = {}
         if augmented and net.augment_dim and not calls:
             augment = torch.randn(batch, net.augment_dim, generator=generator)
             named["augment_labels"] = augment.to(x)
@@ -302,15 +213,15 @@ def _edm_calls(network: RawNetwork, batch: int, augmented: bool) -> list[Call]:
 
 def _adm_calls(network: RawNetwork, batch: int, second: tuple[bool, bool]) -> list[Call]:
     net, generator = network.net, torch.Generator().manual_seed(0)
-    calls = []
+    calls: list[Call] = []
     for first, two_times in zip((200.0, -400.0), second, strict=True):
         time = torch.linspace(first, first - 90, batch)
-        named = {}
+        named: dict[str, Any] = {}
         if net.label_dim:
             named["y"] = torch.randint(net.label_dim, (batch,), generator=generator)
         if two_times:
             named["s"] = time - 130
-        calls.append(((network._images(batch, generator), time), named))
+        calls.append(((network.images(batch, generator), time), named))
     return calls
 
 
@@ -321,16 +232,6 @@ def _classes(net: UNet, name: str, labels: Tensor | None) -> Tensor | None:
             f"{net.label_dim or 'no'} classes"
         )
     return labels
-
-
-def _real(time: Tensor) -> Tensor:
-    return time.to(torch.promote_types(time.dtype, torch.float32))
-
-
-def _plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
 
 
 RAW_NETWORKS: tuple[type[RawNetwork], ...] = (

@@ -12,7 +12,7 @@ from ..models.layers import Constant
 from ..models.unet import UNet
 from ..precond import Preconditioning
 from ..wrappers.edm import WRAPPERS, Attributes
-from .foreign_hosts import Call, Foreign, RawNetwork
+from .foreign_module import Call, Foreign, RawNetwork
 
 
 class ScaledNetwork(Foreign):
@@ -36,6 +36,11 @@ class ScaledNetwork(Foreign):
         """Nearest noise levels that the network knows: the given ones."""
         return torch.as_tensor(sigma)
 
+    def move(self, device: torch.device) -> None:
+        """Takes all tensors of its own there, after the network."""
+        super().move(device)
+        self.model.move(device)
+
     def calls(self, batch: int) -> list[Call]:
         """Two random calls, the same ones every time."""
         raise NotImplementedError
@@ -53,7 +58,13 @@ class DenoisingNetwork(ScaledNetwork):
         ValueError: for attributes of the original that are out of range.
     """
 
-    parameters_of_call: ClassVar = ("x", "sigma", "class_labels", "force_fp32", "model_kwargs")
+    parameters_of_call: ClassVar[tuple[str, ...]] = (
+        "x",
+        "sigma",
+        "class_labels",
+        "force_fp32",
+        "model_kwargs",
+    )
 
     def __init__(self, original: nn.Module, model: RawNetwork, name: str) -> None:
         super().__init__(original, model)
@@ -66,6 +77,12 @@ class DenoisingNetwork(ScaledNetwork):
             if not isinstance(levels, Tensor):
                 raise ValueError(f"{self.host_class} has no table u of noise levels")
             self.levels = Constant(levels.tolist()).to(levels.device)
+
+    def move(self, device: torch.device) -> None:
+        """Takes all tensors of its own there, after the network."""
+        super().move(device)
+        if self.levels is not None:
+            self.levels.to(device)
 
     def forward(
         self,
@@ -114,11 +131,12 @@ class DenoisingNetwork(ScaledNetwork):
     def calls(self, batch: int) -> list[Call]:
         """With a class and without, at levels where image and noise are both seen."""
         net, generator = self.model.net, torch.Generator().manual_seed(1)
-        size, calls = net.img_resolution, []
+        size = net.img_resolution
+        calls: list[Call] = []
         for first in (0.8, 5.0):
             sigma = torch.linspace(first, first / 2, batch)
             x = torch.randn(batch, net.img_channels, size, size, generator=generator)
-            named = {}
+            named: dict[str, Any] = {"force_fp32": True}
             if self.label_dim and not calls:
                 rows = torch.randint(self.label_dim, (batch,), generator=generator)
                 named["class_labels"] = nn.functional.one_hot(rows, self.label_dim)
@@ -129,7 +147,13 @@ class DenoisingNetwork(ScaledNetwork):
 class CTMNetwork(ScaledNetwork):
     """EDMPrecond_CTM of ctm-cifar10, which only converts times: 250 ln sigma -> ln(sigma)/4."""
 
-    parameters_of_call: ClassVar = ("rescaled_x", "rescaled_t", "s", "teacher", "model_kwargs")
+    parameters_of_call: ClassVar[tuple[str, ...]] = (
+        "rescaled_x",
+        "rescaled_t",
+        "s",
+        "teacher",
+        "model_kwargs",
+    )
 
     def forward(
         self,
@@ -169,12 +193,16 @@ class CTMNetwork(ScaledNetwork):
     def calls(self, batch: int) -> list[Call]:
         """With a class and without."""
         net, generator = self.model.net, torch.Generator().manual_seed(1)
-        size, calls = net.img_resolution, []
+        size = net.img_resolution
+        calls: list[Call] = []
         for first in (300.0, -200.0):
             x = torch.randn(batch, net.img_channels, size, size, generator=generator)
             t = torch.linspace(first, first - 90, batch)
-            named = {"s": t - 150} if net.has_destination else {}
+            named: dict[str, Any] = {"s": t - 150} if net.has_destination else {}
             if net.label_dim and not calls:
                 named["y"] = torch.randint(net.label_dim, (batch,), generator=generator)
             calls.append(((x, t), named))
         return calls
+
+
+SCALED_NETWORKS: tuple[type[ScaledNetwork], ...] = (DenoisingNetwork, CTMNetwork)

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ..denoiser import Denoiser
 from ..models.unet import UNet, blocks_of
+from .foreign import accelerated
+from .foreign_module import TAKEN
 from .fp8 import fp8_pointwise
 from .heap import keep_heap
 from .packed import pack_convolutions
@@ -49,6 +51,7 @@ def freeze(
     release: bool = False,
     tolerance: float | None = None,
     fp8: bool = False,
+    **overrides: Any,
 ) -> Network:
     """A copy of a network that is only run: same call, same state dict, faster.
 
@@ -59,35 +62,56 @@ def freeze(
 
     One random batch is run through both networks, which also packs the weights for its size.
 
+    A network of another code base (EDM's and ECT's with or without their wrappers, ctm-cifar10's,
+    the UNetModel of openai and sony/ctm, diffusers' UNet2DModel) is rebuilt on our layers, and
+    comes back in a module that is called as the original and answers as it does, in eval mode.
+    What its state dict does not show (image size, heads and their order, scalings) is taken from
+    the module, or tried; random batches decide. Its state dict has our names.
+
     Args:
-        model: a `Denoiser`, or one of our networks.
+        model: a `Denoiser`, one of our networks, or a module as above.
         dtype: of the weights; "fast" for `fast_dtype` of the device, None to leave them as they
             are. Inputs and outputs of a Denoiser stay in the dtype of x.
         device: where the copy lies; None for where the model is.
         batch: images of that batch, for example as many as it will be called with; >= 1.
         release: convert the model itself instead of a copy, which needs no second one in memory.
-            It stays converted where the comparison then refuses it.
+            It stays converted where the comparison then refuses it. A foreign module is emptied.
         tolerance: largest root mean square of the difference, as a share of the output's; by
             default 0.05 in bfloat16, 0.01 in float16, 1e-4 in float32.
         fp8: multiply by 1x1 convolutions in 8 bits, for a teacher on a recent GPU; loses accuracy,
             see `inference.fp8`.
+        overrides: what is known of a foreign module, for example `img_resolution`,
+            `channels_per_head` or `attention_order` ("new" or "legacy").
 
     Raises:
         ValueError: for another kind of model, a bad dtype or batch, or if the two disagree by more;
             where 8 bits are impossible or lose too much.
     """
+    if batch < 1:
+        raise ValueError(f"batch is {batch}; it must be at least 1")
+    if isinstance(model, nn.Module) and not isinstance(model, Denoiser | UNet):
+        return accelerated(  # type: ignore[return-value]
+            model,
+            freeze,
+            TOLERANCE,
+            tolerance=tolerance,
+            release=release,
+            batch=batch,
+            overrides=overrides,
+            dtype=dtype,
+            device=device,
+            fp8=fp8,
+        )
+    if overrides:
+        raise ValueError(f"{sorted(overrides)} mean nothing to a network of ctm_fast.models")
     net = model.net if isinstance(model, Denoiser) else model
     if not isinstance(net, UNet):
-        raise ValueError(
-            f"freeze takes a Denoiser or a network of ctm_fast.models, got {type(net).__name__}"
-        )
+        raise ValueError(f"freeze takes {TAKEN}; got {type(net).__name__}")
     first = next(net.parameters())
     device = torch.device(device) if device is not None else first.device
     chosen = fast_dtype(device) if dtype == "fast" else dtype or first.dtype
     if chosen not in TOLERANCE:
         raise ValueError(f"dtype is {chosen}; choose from {sorted(map(str, TOLERANCE))} or 'fast'")
-    if batch < 1:
-        raise ValueError(f"batch is {batch}; it must be at least 1")
     with torch.inference_mode(False), torch.no_grad():
         given = _random_call(net, batch)
         expected = _run(net, given)

@@ -80,8 +80,9 @@ class Tabulated(Denoiser):
             sigma_to: (levels,) destinations, for a network that takes them; by default `sigma`.
         """
         c_noise = self.precond.c_noise(sigma)
-        to = self.precond.c_noise(sigma if sigma_to is None else sigma_to)
-        return self.net.modulation(c_noise, to if self.kind == "trajectory" else None)
+        to = c_noise if sigma_to is None else self.precond.c_noise(sigma_to)
+        told_to = self.precond.c_noise_to(c_noise, to) if self.kind == "trajectory" else None
+        return self.net.modulation(c_noise, told_to)
 
     def _moved(self, x: Tensor, sigma: float, sigma_to: float | None) -> Tensor:
         row = self._row(x, sigma, sigma_to)

@@ -134,8 +134,10 @@ class CTMModel(ModelMixin, ConfigMixin):
                 f"{self.config.kind!r}"
             )
         weights = next(self.net.parameters()).dtype
-        times = (self._c_noise(time, sample) for time in (timestep, s_timestep))
-        F = self.net(sample.to(weights), *times, labels=class_labels).to(sample.dtype)
+        told, told_to = (self._c_noise(time, sample) for time in (timestep, s_timestep))
+        if told is not None and told_to is not None:
+            told_to = self.precond.c_noise_to(told, told_to)
+        F = self.net(sample.to(weights), told, told_to, labels=class_labels).to(sample.dtype)
         return CTMModelOutput(F) if return_dict else (F,)
 
     def _c_noise(self, time: Tensor | float | None, sample: Tensor) -> Tensor | None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
+from torch import Tensor
+
+# Output layers in the layouts of networks that may predict a variance too.
+_OUTPUT = re.compile(r"(out\.2|conv_out|out_conv|dec\.\d+x\d+_aux_conv)\.(weight|bias)")
 # First match counts: what it is, and a pattern that some of its names match.
 _SIGNS = (
     ("a discriminator of CTM's GAN training (d_model*.pt)", r"(.*\.)?mini_discs\.|deit_base_"),
@@ -48,3 +52,11 @@ def examples(names: Collection[str]) -> str:
 
 def _any(names: Iterable[str], pattern: str) -> bool:
     return any(re.match(pattern, name) for name in names)
+
+
+def output_rows(state: Mapping[str, Tensor], start: int, stop: int) -> dict[str, Tensor]:
+    """The state with some of the rows of its output layers, the others as they are."""
+    return {
+        name: value[start:stop] if _OUTPUT.fullmatch(name) else value
+        for name, value in state.items()
+    }

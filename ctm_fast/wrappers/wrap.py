@@ -249,4 +249,4 @@ def _shape(shape: Any) -> tuple[int, ...] | None:
 
 def _name(net: Any) -> str:
     name = getattr(net, "__qualname__", None)
-    return name if isinstance(name, str) else type(net).__name__
+    return name if isinstance(name, str) else host_class(net)

@@ -179,6 +179,11 @@ class Wrapped(Denoiser):
             ) from error
         return x - levels.reshape(-1, *[1] * (x.ndim - 1)) * slope
 
+    def _input_dtype(self) -> torch.dtype | None:
+        # A frozen network of another code base takes and gives images in its original's dtype.
+        like = getattr(self.net.net, "like", None)
+        return like.dtype if isinstance(like, Tensor) else super()._input_dtype()
+
     def even_sigmas(self, steps: int) -> Tensor | None:
         """Levels of `steps` equal steps in the host's time, (steps + 1,) float64, decreasing.
 

@@ -148,7 +148,7 @@ def test_untrained_networks_can_be_frozen():
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        (nn.Linear(2, 2), {}, "a Denoiser or a network of ctm_fast.models, got Linear"),
+        (nn.Linear(2, 2), {}, r"takes a Denoiser or a network of ctm_fast\.models, .*; got Linear"),
         (None, {"dtype": torch.int8}, "dtype is torch.int8; choose from"),
         (None, {"batch": 0}, "batch is 0"),
     ],

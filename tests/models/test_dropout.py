@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ctm_fast.models import SongConfig, net_from_config, shared_dropout
+from ctm_fast.models import SongConfig, net_from_config, replayed, shared_dropout
 
 
 def test_same_seed_same_masks_and_the_random_state_is_back():
@@ -71,3 +71,24 @@ def test_network_passes_share_masks_on_a_gpu():
 def test_other_devices_are_refused():
     with pytest.raises(ValueError, match="meta"), shared_dropout("meta", 0):
         pass
+
+
+def test_what_is_drawn_inside_is_drawn_again():
+    x = torch.ones(4, 8, 3, 3)
+    torch.manual_seed(7)
+    with replayed("cpu"):
+        first = F.dropout(x, 0.5)
+    assert torch.equal(F.dropout(x, 0.5), first)
+    assert not torch.equal(F.dropout(x, 0.5), first)
+    with pytest.raises(RuntimeError), replayed("cpu"):
+        first = F.dropout(x, 0.5)
+        raise RuntimeError
+    assert torch.equal(F.dropout(x, 0.5), first)
+
+
+@pytest.mark.gpu
+def test_masks_are_drawn_again_on_a_gpu():
+    x = torch.ones(4, 8, 3, 3, device="cuda")
+    with replayed("cuda"):
+        first = F.dropout(x, 0.5)
+    assert torch.equal(F.dropout(x, 0.5), first)

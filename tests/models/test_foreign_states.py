@@ -1,8 +1,9 @@
 """What states of other things are called."""
 
 import pytest
+import torch
 
-from ctm_fast.models.foreign_states import describe, examples
+from ctm_fast.models.foreign_states import describe, examples, output_rows
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,11 @@ def test_descriptions(names, expected):
 def test_examples():
     assert examples(["b", "a"]) == "2 keys, for example a, b"
     assert examples([]) == "0 keys"
+
+
+@pytest.mark.parametrize("layer", ["out.2", "conv_out", "out_conv", "dec.8x8_aux_conv"])
+def test_rows_of_the_output(layer):
+    state = {f"{layer}.weight": torch.arange(4.0), "enc.conv.weight": torch.arange(4.0)}
+    cut = output_rows(state, 1, 3)
+    assert cut[f"{layer}.weight"].tolist() == [1, 2]
+    assert cut["enc.conv.weight"] is state["enc.conv.weight"]

@@ -9,6 +9,7 @@ from torch import nn
 from ctm_fast.denoiser import Denoiser
 from ctm_fast.models import net_from_config, student_from
 from ctm_fast.precond import EDM, Preconditioning
+from tests.analytic import column
 from tests.models.tiny import ADM, SONG, inputs, randomised
 
 FOURIER = dataclasses.replace(SONG, embedding="fourier")
@@ -40,17 +41,23 @@ def test_settings_are_the_teachers(config):
     assert student.net.config == dataclasses.replace(config, destination=True, augment_dim=0)
 
 
-def test_without_the_new_layers_the_student_is_the_teacher():
-    teacher = Denoiser(randomised(ADM))
-    student = student_from(teacher).eval()
-    given = inputs(ADM)
+@each
+def test_an_exact_student_begins_as_the_teacher_and_learns_destinations(config):
+    teacher = Denoiser(randomised(config))
+    student, exact = student_from(teacher).eval(), student_from(teacher, exact=True).eval()
+    given = inputs(config)
     x, sigma, labels = given["x"], given["c_noise"].exp(), given["classes"]
-    assert not torch.allclose(student(x, sigma, labels), teacher(x, sigma, labels), rtol=1e-4)
-    with torch.no_grad():
-        for name, parameter in student.net.named_parameters():
-            if "affine_to" in name:
-                parameter.zero_()
-    assert torch.allclose(student(x, sigma, labels), teacher(x, sigma, labels), rtol=1e-10)
+    expected = teacher(x, sigma, labels)
+    assert not torch.allclose(student(x, sigma, labels), expected, rtol=1e-4)
+    torch.testing.assert_close(exact(x, sigma, labels), expected, rtol=1e-10, atol=1e-10)
+    # A jump is one Euler step of the teacher's ODE.
+    low = column(sigma / 3, x)
+    step = expected + low / column(sigma, x) * (x - expected)
+    jumped = exact.jump(x, sigma, sigma / 3, labels)
+    torch.testing.assert_close(jumped, step, rtol=1e-10, atol=1e-10)
+    jumped.square().sum().backward()
+    gradients = [p.grad for name, p in exact.net.named_parameters() if "affine_to" in name]
+    assert gradients and all(g is not None and g.any() for g in gradients)
 
 
 def test_teacher_is_not_touched():

@@ -2,7 +2,7 @@
 
 import types
 
-from ctm_fast.wrappers.known import EDM_KINDS, RAW, facts
+from ctm_fast.wrappers.known import EDM_KINDS, RAW, facts, host_class
 
 
 class EDMPrecond:
@@ -53,3 +53,10 @@ def test_raw_networks_know_their_images_and_classes_only():
 def test_nothing_is_made_up():
     assert facts(lambda x, t: x) == {}
     assert facts(type("Net", (), dict(img_channels="3", label_dim=-1, sigma_data=True))()) == {}
+
+
+def test_a_frozen_network_is_known_by_its_originals_class():
+    frozen = named("DenoisingNetwork", host_class="EDMPrecond")
+    assert host_class(frozen) == "EDMPrecond" and facts(frozen) == facts(EDMPrecond())
+    assert host_class(EDMPrecond()) == "EDMPrecond"
+    assert host_class(named("Net", host_class=3)) == "Net"

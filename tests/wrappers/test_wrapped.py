@@ -33,6 +33,19 @@ def test_networks_get_their_own_dtype_and_times_at_least_float32(own, state):
     assert error < {8: 1e-6, 4: 1e-5, 2: 5e-2}[torch.finfo(own).bits // 8]
 
 
+def test_a_frozen_network_gets_its_original_s_dtype():
+    class Frozen(nn.Module):
+        def forward(self, x, sigma):
+            self.seen = x.dtype
+            return x
+
+    net = Frozen()
+    net.weight = nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))
+    net.like = torch.empty(0, dtype=torch.float32)
+    assert wrap(net, "denoiser")(X.double(), SIGMA).dtype == torch.float64
+    assert net.seen == torch.float32
+
+
 def test_compute_dtype_is_autocast():
     model = wrap(seeded(Net).eval(), "denoiser", dtype=torch.bfloat16)
     plain = wrap(seeded(Net).eval(), "denoiser")
