@@ -24,17 +24,20 @@ _NAMES = {
     "Denoiser": "denoiser",
     "build": "models",
     "student_from": "models",
+    "consistency_from": "models",
     "karras_sigmas": "sigmas",
     "SigmaRange": "sigmas",
     "partition": "sigmas",
     "freeze": "inference",
+    "accelerate": "inference",
     "fast_dtype": "inference",
     "use_backend": "kernels",
     "BackendError": "kernels",
+    "cite": "citations",
 }
 _PACKAGES = (
     *("losses", "solvers", "sampler", "kernels", "models"),
-    *("data", "evaluation", "checkpoints", "trainer", "inference", "integrations"),
+    *("data", "evaluation", "checkpoints", "trainer", "inference", "integrations", "wrappers"),
 )
 
 __all__ = ["__version__", *_NAMES, *_PACKAGES]

@@ -1,7 +1,7 @@
 """Inner scalings: how a network's output F becomes g, the denoised image of most models.
 
 Legend: t is the noise level of the input, sd is sigma_data.
-Karras et al. 2022 (EDM), Song et al. 2023 (CM), Geng et al. 2024 (ECT).
+Karras et al. 2022 (EDM), Song et al. 2023 (CM), Geng et al. 2024 (ECT), 2025 (MeanFlow).
 """
 
 from __future__ import annotations
@@ -34,8 +34,29 @@ class Inner(Protocol):
         """(c_skip, c_out), shape of `sigma`."""
         ...
 
+    def velocity(self, sigma: Tensor) -> Coefficients:
+        """(a, b) with a x + b F = (x - (1 + t) g)/t, shape of `sigma`."""
+        ...
 
-class _UnitInput:
+
+class _Inner:
+    """What follows from `coefficients`."""
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """(c_skip, c_out), shape of `sigma`."""
+        raise NotImplementedError
+
+    def velocity(self, sigma: Tensor) -> Coefficients:
+        """(a, b) with a x + b F = (x - (1 + t) g)/t, shape of `sigma`.
+
+        On the linear path z = x/(1 + t), tau = t/(1 + t) that is the velocity noise - image of a
+        denoised image g. It cancels for small t: compute it in float64.
+        """
+        c_skip, c_out = self.coefficients(sigma)
+        return (1 - (1 + sigma) * c_skip) / sigma, -(1 + sigma) * c_out / sigma
+
+
+class _UnitInput(_Inner):
     """c_in that gives the network's input variance 1 for data of deviation `sigma_data`."""
 
     sigma_data: float
@@ -58,6 +79,12 @@ class EDM(_UnitInput):
         """(c_skip, c_out), shape of `sigma`."""
         total = sigma**2 + self.sigma_data**2
         return self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt()
+
+    def velocity(self, sigma: Tensor) -> Coefficients:
+        """((t - sd^2)/(t^2 + sd^2), -(1 + t) sd/sqrt(t^2 + sd^2)), shape of `sigma`."""
+        total = sigma**2 + self.sigma_data**2
+        on_F = -(1 + sigma) * self.sigma_data / total.sqrt()
+        return (sigma - self.sigma_data**2) / total, on_F
 
 
 @dataclass(frozen=True)
@@ -103,7 +130,7 @@ class Ect(_UnitInput):
         return CM(self.sigma_data, self.shift).coefficients(sigma)
 
 
-class _UnitNoise:
+class _UnitNoise(_Inner):
     """c_in of variance-preserving diffusion: x/sqrt(1+t^2) is alpha x0 + sqrt(1-alpha^2) noise."""
 
     def c_in(self, sigma: Tensor) -> Tensor:
@@ -126,7 +153,7 @@ class Epsilon(_UnitNoise):
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(_Inner):
     """F predicts the score times t, from x unscaled: g = x + t F.
 
     Source: Karras et al. 2022, Table 1 (VE).
@@ -158,6 +185,33 @@ class VPrediction(_UnitNoise):
         return 1 / total, -sigma * total.rsqrt()
 
 
+@dataclass(frozen=True)
+class LinearFlow(_Inner):
+    """F is a velocity of the linear path z = (1 - tau) image + tau noise, tau = t/(1+t).
+
+    In units of sigma z = x/(1+t), which the network sees, and g = (x - t F)/(1+t). With the outer
+    `Euler` a jump is the flow map z_s = z + (tau_s - tau) F: there F is the average velocity
+    between the two levels, and the velocity noise - image itself where they are the same.
+
+    Source: Lipman et al. 2023 (flow matching); Geng et al. 2025 (MeanFlow); Sabour et al. 2025
+    (AYF).
+    """
+
+    sigma_data: float = 0.5  # of the training data, > 0; used by loss weights only
+
+    def c_in(self, sigma: Tensor) -> Tensor:
+        """1/(1+t), shape of `sigma`."""
+        return 1 / (1 + sigma)
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """(c_skip, c_out) = (1/(1+t), -t/(1+t)), shape of `sigma`."""
+        return 1 / (1 + sigma), -sigma / (1 + sigma)
+
+    def velocity(self, sigma: Tensor) -> Coefficients:
+        """(0, 1), shape of `sigma`: F itself."""
+        return torch.zeros_like(sigma), torch.ones_like(sigma)
+
+
 INNER = Registry(
     "inner parametrisation",
     {
@@ -168,5 +222,6 @@ INNER = Registry(
         "epsilon": "ctm_fast.inner:Epsilon",
         "score": "ctm_fast.inner:Score",
         "v": "ctm_fast.inner:VPrediction",
+        "linear_flow": "ctm_fast.inner:LinearFlow",
     },
 )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .registry import Registry
 
+DESTINATIONS = ("gap", "level")
 SCHEDULES = ("linear", "scaled_linear", "cosine", "iddpm")
 
 
@@ -156,7 +157,40 @@ def _rounding_ends(time: DiscreteTime) -> tuple[tuple[float, ...], int]:
     return tuple(middles), len(own) - len(levels)
 
 
-NoiseEmbedding = str | VPTime | DiscreteTime  # a name in NOISE_EMBEDDINGS, or one with parameters
+@dataclass(frozen=True)
+class FlowTime:
+    """scale tau, tau = sigma/(1 + sigma) in [0, 1): the time of the linear path, 1 is pure noise.
+
+    A network that jumps is told the destination as the gap scale (tau - tau_to), which is 0 where
+    it denoises, or as the level scale tau_to.
+
+    Raises:
+        ValueError: unless scale is positive, or for another destination.
+
+    Source: Geng et al. 2025 (MeanFlow), Table 1c and published code: scale 1, told (t, t - r).
+    """
+
+    scale: float = 1.0  # factor on the time, > 0
+    destination: str = "gap"  # gap: tau - tau_to | level: tau_to
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "scale")
+        if self.destination not in DESTINATIONS:
+            raise ValueError(
+                f"unknown destination {self.destination!r}; choose from {DESTINATIONS}"
+            )
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        """Time in [0, scale), shape of `sigma`."""
+        return self.scale * sigma / (1 + sigma)
+
+    def towards(self, told: Tensor, told_to: Tensor) -> Tensor:
+        """What the network is told of the level that it jumps to, shape of `told`."""
+        return told_to if self.destination == "level" else told - told_to
+
+
+# A name in NOISE_EMBEDDINGS, or one with parameters.
+NoiseEmbedding = str | VPTime | DiscreteTime | FlowTime
 
 # Networks of the EDM family take quarter_log, ADM networks of consistency models log_250.
 NOISE_EMBEDDINGS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -169,6 +203,7 @@ PARAMETRIC = Registry(
     {
         "vp_time": "ctm_fast.noise_embeddings:VPTime",
         "discrete_time": "ctm_fast.noise_embeddings:DiscreteTime",
+        "flow_time": "ctm_fast.noise_embeddings:FlowTime",
     },
 )
 
@@ -179,13 +214,24 @@ def check_noise_embedding(embedding: NoiseEmbedding) -> None:
     if not known:
         raise ValueError(
             f"unknown noise_embedding {embedding!r}; choose from {sorted(NOISE_EMBEDDINGS)}"
-            ", or give a VPTime or DiscreteTime"
+            ", or give a VPTime, DiscreteTime or FlowTime"
         )
 
 
 def c_noise(embedding: NoiseEmbedding, sigma: Tensor) -> Tensor:
     """What the network is told about noise levels, shape of `sigma`."""
     return (NOISE_EMBEDDINGS[embedding] if isinstance(embedding, str) else embedding)(sigma)
+
+
+def c_noise_to(embedding: NoiseEmbedding, told: Tensor, told_to: Tensor) -> Tensor:
+    """What the network is told about the levels jumped to, shape of `told`.
+
+    Args:
+        embedding: the embedding.
+        told: `c_noise` of the levels of the input.
+        told_to: `c_noise` of the levels jumped to; `told` itself where the network denoises.
+    """
+    return embedding.towards(told, told_to) if isinstance(embedding, FlowTime) else told_to
 
 
 def embedding_to_json(embedding: NoiseEmbedding) -> str | dict[str, Any]:

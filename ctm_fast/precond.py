@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from .inner import CM as CM
@@ -21,12 +22,14 @@ from .inner import Coefficients as Coefficients
 from .inner import Ect as Ect
 from .inner import Epsilon as Epsilon
 from .inner import Inner as Inner
+from .inner import LinearFlow as LinearFlow
 from .inner import Plain as Plain
 from .inner import Score as Score
 from .inner import VPrediction as VPrediction
 from .noise_embeddings import (
     NoiseEmbedding,
     c_noise,
+    c_noise_to,
     check_noise_embedding,
     embedding_from_json,
     embedding_to_json,
@@ -49,7 +52,10 @@ class Outer(Protocol):
 
 @dataclass(frozen=True)
 class Euler:
-    """G = (s/t) x + (1 - s/t) g, the published CTM parametrisation. Source: CTM, Eq. 5."""
+    """G = (s/t) x + (1 - s/t) g, the published CTM parametrisation. Source: CTM, Eq. 5.
+
+    With the inner `LinearFlow` it is the flow map of the linear path: MeanFlow and AYF.
+    """
 
     def coefficients(self, sigma: Tensor, sigma_to: Tensor, sigma_data: float) -> Coefficients:
         """(a, b), shape of `sigma`."""
@@ -139,6 +145,10 @@ class Preconditioning:
         """What the network is told about a noise level, shape of `sigma`."""
         return c_noise(self.noise_embedding, sigma)
 
+    def c_noise_to(self, told: Tensor, told_to: Tensor) -> Tensor:
+        """What the network is told about a destination, given `c_noise` of both levels."""
+        return c_noise_to(self.noise_embedding, told, told_to)
+
     def denoise_coefficients(self, sigma: Tensor) -> Coefficients:
         """(P, Q) with denoised = P x + Q F(x, t, t), shape of `sigma`."""
         c_skip, c_out = self.inner.coefficients(sigma)
@@ -153,6 +163,37 @@ class Preconditioning:
         c_skip, c_out = self.inner.coefficients(sigma)
         on_x, on_g = self.outer.coefficients(sigma, sigma_to, self.sigma_data)
         return on_x + on_g * c_skip, on_g * c_out
+
+    def velocity_coefficients(self, sigma: Tensor) -> Coefficients:
+        """(a, b) with u = a x + b F, the average velocity that jumps from t to s; shape of `sigma`.
+
+        u moves the linear path z = x/(1 + t), tau = t/(1 + t): z_s = z + (tau_s - tau) u. With
+        the outer `Euler` a and b depend on t alone, whatever the inner scalings: every such model
+        is a flow map. It cancels for small t: compute it in float64.
+
+        Raises:
+            ValueError: for another outer parametrisation.
+        """
+        if not isinstance(self.outer, Euler):
+            raise ValueError(
+                f"a flow map needs the outer parametrisation Euler(), got {self.outer}"
+            )
+        return self.inner.velocity(sigma)
+
+    def even_sigmas(self, sigma_max: float, sigma_min: float, steps: int) -> Tensor | None:
+        """Levels of steps of equal length in the time of the linear path, (steps + 1,) float64.
+
+        Decreasing. None where the network is not of that path.
+        """
+        if not isinstance(self.inner, LinearFlow):
+            return None
+        ends = torch.tensor([sigma_max, sigma_min], dtype=torch.float64)
+        # Of a time near 1 the distance to 1 keeps its digits.
+        first, last = 1 / (1 + ends)
+        kept = torch.lerp(first, last, torch.linspace(0, 1, steps + 1, dtype=torch.float64))
+        levels = (1 - kept) / kept
+        levels[0], levels[-1] = ends
+        return levels
 
     def to_json(self) -> dict[str, Any]:
         """JSON form, read back by `from_json`."""

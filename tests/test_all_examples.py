@@ -19,6 +19,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 NUMBER = r"-?\d\.\d\d"
 # What each prints; written out, so that an example that runs but is wrong fails.
 PRINTS = {
+    "accelerate_foreign": r"UNet2DModel: \(2, 16, 16, 3\), largest difference \de-0[5-9]",
     "diffusers_pipeline": r"4 images, largest difference to Sampler \d\.\de[-+]\d\d",
     "diffusers_scheduler": r"largest difference after the change 0\.0e\+00",
     "ect_generator_fn": r"2 calls: \(64, 3, 16, 16\), standard deviation 0\.50",
@@ -66,7 +67,7 @@ for path in json.loads(sys.argv[1]):
 
 def needs(path: Path) -> str | None:
     """Package beside the base ones that an example is about."""
-    return "diffusers" if path.stem.startswith("diffusers_") else None
+    return "diffusers" if re.search(r"^from diffusers import", path.read_text(), re.M) else None
 
 
 def missing(path: Path) -> bool:

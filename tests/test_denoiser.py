@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from ctm_fast.denoiser import Denoiser, per_sample
-from ctm_fast.precond import CM, EDM, Preconditioning
+from ctm_fast.noise_embeddings import FlowTime
+from ctm_fast.precond import CM, EDM, LinearFlow, Preconditioning
 from ctm_fast.sigmas import karras_sigmas
 from tests.analytic import ConstantNet, Gaussian, GaussianNet
 
@@ -77,6 +78,23 @@ def test_network_sees_scaled_input_and_log_levels():
     assert seen_labels is labels
     model(x, t, extra="kept")
     assert torch.equal(net.seen[-1][2], net.seen[-1][1]) and net.seen[-1][4] == "kept"
+
+
+def test_a_flow_map_is_told_time_and_gap():
+    net = Recorder(destination=True, dtype=torch.float64)
+    model = Denoiser(net, Preconditioning(LinearFlow(), noise_embedding=FlowTime()))
+    x, t, s = images(2), torch.tensor([3.0, 1.0]).double(), torch.tensor([1.0, 0.25]).double()
+    jumped, _ = model.jump(x, t, s), model(x, t)
+    (scaled, told, gap, *_), (_, _, here, *_) = net.seen
+    column = t.reshape(-1, 1, 1, 1)
+    torch.testing.assert_close(scaled, x / (1 + column))
+    torch.testing.assert_close(told, torch.tensor([0.75, 0.5]).double())
+    torch.testing.assert_close(gap, torch.tensor([0.25, 0.3]).double())
+    assert torch.equal(here, torch.zeros(2).double())
+    z_s = scaled - gap.reshape(-1, 1, 1, 1) * scaled / 2
+    torch.testing.assert_close(jumped, (1 + s.reshape(-1, 1, 1, 1)) * z_s)
+    assert model.even_sigmas(1).tolist() == [80.0, 0.002]
+    assert Denoiser(net).even_sigmas(1) is None
 
 
 def test_an_input_that_is_already_scaled_is_taken_as_it_is():

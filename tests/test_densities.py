@@ -6,7 +6,16 @@ import math
 import pytest
 import torch
 
-from ctm_fast.densities import DENSITIES, HalfLogNormal, KarrasUniform, LogNormal
+from ctm_fast.densities import (
+    DENSITIES,
+    DiscretisedLogNormal,
+    HalfLogNormal,
+    KarrasUniform,
+    LogitNormal,
+    LogNormal,
+    LogStudentT,
+    TruncatedLogNormal,
+)
 from ctm_fast.rng import stream
 from ctm_fast.sigmas import karras_sigma
 from tests.fixtures import load, sources
@@ -82,6 +91,96 @@ def test_interleaved_halves_are_the_same_draws_in_another_order():
         assert torch.equal(mixed[0::2], plain[batch // 2 :])
 
 
+SHARES = torch.tensor([0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99], dtype=torch.float64)
+
+
+def test_log_student_t_has_the_published_quantiles():
+    """Mass next to low, and a tail that reaches high."""
+    found = LogStudentT().quantile(SHARES)
+    published = torch.tensor([1.001, 1.013, 1.043, 1.22, 2.52, 10.4, 24.7, 61.3])
+    torch.testing.assert_close(found, published.double(), rtol=5e-3, atol=0)
+    # By bisection on the incomplete beta function in 40 digits.
+    exact = [1.001189076, 1.012674716, 1.042977647, 1.221149954]
+    exact += [2.523549362, 10.44437295, 24.64973273, 61.30767035]
+    torch.testing.assert_close(found, torch.tensor(exact, dtype=torch.float64), rtol=1e-9, atol=0)
+    sigma = LogStudentT().sample(DRAWS, stream(8), torch.float64)
+    assert bool(((sigma >= 1) & (sigma <= 80)).all())
+    below = (sigma[:, None] <= found).double().mean(0)
+    assert (below - SHARES).abs().max() < 4 * 0.5 / math.sqrt(DRAWS)
+
+
+def test_log_student_t_tends_to_the_log_normal():
+    """By the Cornish-Fisher expansion quantiles differ by (z^3 + z) / (4 nu)."""
+    student = LogStudentT(mu=-0.4, scale=0.7, nu=1e4, low=1e-3, high=1e3).quantile(SHARES)
+    normal = TruncatedLogNormal(-0.4, 0.7, 1e-3, 1e3).quantile(SHARES)
+    z = (normal.log() + 0.4) / 0.7
+    expected = (normal.log() + 0.7 * (z**3 + z) / 4e4).exp()
+    assert (student / normal - 1).abs().max() > 1e-5
+    torch.testing.assert_close(student, expected, rtol=1e-6, atol=0)
+
+
+def test_truncated_log_normal_is_the_log_normal_between_its_ends():
+    # P(ln sigma <= q), with the two tails cut off: by erf, directly.
+    def below(sigma):
+        return 0.5 * (1 + math.erf((math.log(sigma) + 1.1) / 2 / math.sqrt(2)))
+
+    density = TruncatedLogNormal()
+    ends = below(0.002), below(80.0)
+    for p, sigma in zip(SHARES.tolist(), density.quantile(SHARES).tolist(), strict=True):
+        assert (below(sigma) - ends[0]) / (ends[1] - ends[0]) == pytest.approx(p, abs=1e-12)
+    sides = density.quantile(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+    assert sides == pytest.approx([0.002, 80.0], rel=1e-12)
+    sigma = density.sample(DRAWS, stream(9), torch.float64)
+    assert bool(((sigma >= 0.002) & (sigma <= 80)).all())
+    plain = LogNormal(-1.1, 2.0).sample(DRAWS, stream(9))
+    assert (plain > 80).double().mean() == pytest.approx(0.003, abs=0.001)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e8, 1e9), (1e-9, 1e-8)])
+def test_truncated_log_normal_keeps_its_digits_in_the_tails(low, high):
+    density = TruncatedLogNormal(0.0, 1.0, low, high)
+    p = torch.linspace(0, 1, 201, dtype=torch.float64)
+    sigma = density.quantile(p)
+    assert bool((sigma.diff() > 0).all())
+    # Far out the density of ln sigma falls like exp(-z^2/2): half of it is within 0.7/z of the end.
+    near = math.log(low) if low > 1 else math.log(high)
+    assert abs(sigma[100].log() - near) == pytest.approx(math.log(2) / abs(near), rel=0.01)
+
+
+def test_discretised_log_normal_has_the_mass_of_each_interval():
+    density = DiscretisedLogNormal(num_scales=11)
+    p, grid = density.probabilities(), density.grid()
+    assert p.shape == (10,) and p.sum().item() == pytest.approx(1, abs=1e-14)
+    cdf = 0.5 * torch.erf((grid.log() + 1.1) / (2 * math.sqrt(2)))
+    torch.testing.assert_close(p, (cdf[:-1] - cdf[1:]) / (cdf[0] - cdf[-1]), rtol=1e-9, atol=0)
+    t, r = density.pairs(DRAWS, stream(10))
+    assert torch.equal(t, density.sample(DRAWS, stream(10), torch.float64))
+    counts = torch.stack([(t == level).sum() for level in grid[:-1]]).double()
+    assert counts.sum() == DRAWS
+    assert ((counts - DRAWS * p) ** 2 / (DRAWS * p)).sum() < 36  # exceeded once in 25,000
+    index = torch.searchsorted(-grid, -t)
+    assert torch.equal(grid[index + 1], r)
+    # Many levels: quantiles are those of the continuous distribution.
+    fine = DiscretisedLogNormal(num_scales=1281).quantile(SHARES)
+    torch.testing.assert_close(fine, TruncatedLogNormal().quantile(SHARES), rtol=0.02, atol=0)
+
+
+def test_discretised_log_normal_never_draws_what_has_no_mass():
+    density = DiscretisedLogNormal(num_scales=41, P_mean=-1.0, P_std=0.01)
+    ends = torch.tensor([0.0, 1.0 - 2**-53], dtype=torch.float64)
+    assert (density.probabilities() == 0).sum() > 30
+    assert bool((density.probabilities()[density.intervals(ends)] > 0).all())
+
+
+def test_logit_normal_times():
+    density = LogitNormal(-0.4, 1.0)
+    tau = density.times(DRAWS, stream(11), torch.float64)
+    sigma = density.sample(DRAWS, stream(11), torch.float64)
+    torch.testing.assert_close(tau / (1 - tau), sigma)
+    mean, std = tau.logit().mean().item(), tau.logit().std().item()
+    assert mean == pytest.approx(-0.4, abs=0.013) and std == pytest.approx(1, abs=0.009)
+
+
 @pytest.mark.parametrize("name", DENSITIES.names())
 def test_every_density(name):
     density = DENSITIES[name]()
@@ -97,7 +196,8 @@ def test_every_density(name):
 
 
 def test_inadmissible_parameters():
-    for density in (LogNormal, HalfLogNormal):
+    log_normals = (LogNormal, HalfLogNormal, TruncatedLogNormal, DiscretisedLogNormal, LogitNormal)
+    for density in log_normals:
         with pytest.raises(ValueError, match="P_std must be positive, got 0"):
             density(P_std=0)
     for density in (KarrasUniform, HalfLogNormal):
@@ -105,3 +205,14 @@ def test_inadmissible_parameters():
             density(high=1.5)
         with pytest.raises(ValueError, match="sigma_min=100"):
             density(sigma_min=100)
+    for density in (TruncatedLogNormal, LogStudentT):
+        with pytest.raises(ValueError, match="sigma_min=100"):
+            density(low=100)
+    with pytest.raises(ValueError, match="no noise level falls between"):
+        TruncatedLogNormal(P_std=0.01, low=70)
+    with pytest.raises(ValueError, match="no noise level falls on the grid"):
+        DiscretisedLogNormal(P_mean=30.0, P_std=0.1)
+    with pytest.raises(ValueError, match="num_scales must be at least 2"):
+        DiscretisedLogNormal(num_scales=1)
+    with pytest.raises(ValueError, match=r"scale=0\.2, nu=0"):
+        LogStudentT(nu=0)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from ctm_fast.inner import CM, EDM, INNER, Ect, Epsilon, Plain, Score, VPrediction
+from ctm_fast.inner import CM, EDM, INNER, Ect, Epsilon, LinearFlow, Plain, Score, VPrediction
 from ctm_fast.noise_embeddings import DiscreteTime, VPTime
 from ctm_fast.precond import Preconditioning
 from ctm_fast.sigmas import karras_sigmas
@@ -31,6 +31,7 @@ EXPECTED = {  # c_in, c_skip, c_out at t, by the formulas
     Epsilon(): lambda t: ((t**2 + 1) ** -0.5, 1 + 0 * t, -t),
     Score(): lambda t: (1 + 0 * t, 1 + 0 * t, t),
     VPrediction(): lambda t: ((t**2 + 1) ** -0.5, 1 / (1 + t**2), -t * (1 + t**2) ** -0.5),
+    LinearFlow(): lambda t: (1 / (1 + t), 1 / (1 + t), -t / (1 + t)),
 }
 X = torch.tensor([0.7, -0.4, 1.1, -2.0, 55.0]).double()
 T = torch.tensor([0.003, 0.02, 0.5, 3.0, 80.0]).double()
@@ -83,6 +84,7 @@ def test_what_each_network_predicts():
         Score(): -noise,
         VPrediction(): alpha * noise - t * alpha * x0,
         Plain(1.0): x0,
+        LinearFlow(): noise - x0,
     }
     for inner, F in answers.items():
         c_skip, c_out = inner.coefficients(t)
@@ -94,6 +96,21 @@ def test_ect_is_the_identity_at_its_shift_and_edm_without():
     assert [float(c) for c in Ect().coefficients(at)] == [1.0, 0.0]
     for a, b in zip(Ect(0.4, 0.0).coefficients(SIGMAS), EDM(0.4).coefficients(SIGMAS), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", INNER.names())
+def test_velocity_of_the_linear_path(name):
+    """(a, b) gives the velocity of the point z = x/(1+t) in tau = t/(1+t), for any F."""
+    inner = INNER[name](sigma_data=0.6)
+    x, F = torch.randn(2, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    t, x = SIGMAS, x * (1 + SIGMAS)
+    c_skip, c_out = inner.coefficients(t)
+    g, (a, b) = c_skip * x + c_out * F, inner.velocity(t)
+    # The path through z that arrives at the image g: z = g + tau v.
+    tau, z = t / (1 + t), x / (1 + t)
+    torch.testing.assert_close(a * x + b * F, (z - g) / tau, rtol=1e-10, atol=1e-10)
+    if name == "linear_flow":
+        assert torch.equal(a * x + b * F, F)
 
 
 @pytest.mark.parametrize("name", INNER.names())

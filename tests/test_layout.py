@@ -9,10 +9,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # Bottom first. A module may import its own package and any line above it in this list.
 LAYERS = (
-    {"kernels", "registry", "rng"},
+    {"kernels", "registry", "rng", "citations"},
     {"sigmas"},
-    {"inner", "noise_embeddings"},
-    {"densities", "curricula", "precond", "solvers", "timesteps"},
+    {"inner", "noise_embeddings", "student_t"},
+    {"densities", "curricula", "gaps", "precond", "solvers", "timesteps"},
     {"models"},
     {"denoiser"},
     {"wrappers"},
@@ -20,6 +20,7 @@ LAYERS = (
     {"losses", "sampler", "likelihood", "merging", "data"},
     {"checkpoints", "evaluation", "integrations"},
     {"trainer"},
+    {"presets"},
     {"cli"},
     {"__main__"},
 )

@@ -11,8 +11,10 @@ from ctm_fast.noise_embeddings import (
     PARAMETRIC,
     SCHEDULES,
     DiscreteTime,
+    FlowTime,
     VPTime,
     c_noise,
+    c_noise_to,
     check_noise_embedding,
     embedding_from_json,
     embedding_to_json,
@@ -115,9 +117,29 @@ def test_log_250_is_finite_at_zero():
     )
 
 
+def test_flow_time_tells_the_time_and_the_gap():
+    t, s = doubles([80.0, 3.0, 1.0, 0.5]), doubles([0.0, 1.0, 1.0, 0.002])
+    tau, tau_to = t / (1 + t), s / (1 + s)
+    assert torch.allclose(c_noise(FlowTime(), t), tau, rtol=1e-15)
+    assert torch.allclose(c_noise(FlowTime(1000.0), t), 1000 * tau, rtol=1e-15)
+    told = [(FlowTime(), tau - tau_to), (FlowTime(2.0, "level"), 2 * tau_to)]
+    for embedding, expected in told:
+        found = c_noise_to(embedding, c_noise(embedding, t), c_noise(embedding, s))
+        assert torch.allclose(found, expected, rtol=1e-14)
+    # No gap where the network denoises, and all other embeddings tell the level.
+    here = c_noise(FlowTime(), t)
+    assert torch.equal(c_noise_to(FlowTime(), here, here), torch.zeros(4).double())
+    assert torch.equal(c_noise_to("quarter_log", t, s), s)
+
+
 @pytest.mark.parametrize(
     "embedding",
-    [*NOISE_EMBEDDINGS, VPTime(20.0, 0.2, 500), *(DiscreteTime(s, offset=0.01) for s in SCHEDULES)],
+    [
+        *NOISE_EMBEDDINGS,
+        VPTime(20.0, 0.2, 500),
+        FlowTime(1e3, "level"),
+        *(DiscreteTime(s, offset=0.01) for s in SCHEDULES),
+    ],
     ids=str,
 )
 def test_json_round_trip(embedding):
@@ -134,7 +156,7 @@ def test_names():
         "beta_min": 0.1,
         "steps": 1000,
     }
-    assert PARAMETRIC.names() == ["discrete_time", "vp_time"]
+    assert PARAMETRIC.names() == ["discrete_time", "flow_time", "vp_time"]
 
 
 @pytest.mark.parametrize(
@@ -149,6 +171,11 @@ def test_names():
         (lambda: DiscreteTime(beta_end=1.0), "beta_end must be below 1, got 1.0"),
         (lambda: DiscreteTime(beta_start=0.5), "need beta_start <= beta_end, got 0.5 and 0.02"),
         (lambda: DiscreteTime(max_beta=0.0), "max_beta must be positive"),
+        (lambda: FlowTime(scale=0.0), "scale must be positive, got 0.0"),
+        (
+            lambda: FlowTime(destination="s"),
+            "unknown destination 's'; choose from",
+        ),
         (lambda: check_noise_embedding("log"), "unknown noise_embedding 'log'; choose from"),
         (lambda: check_noise_embedding(3), "unknown noise_embedding 3"),
         (lambda: embedding_from_json({"name": "vp"}), "unknown noise embedding 'vp'"),

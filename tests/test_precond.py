@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from ctm_fast.noise_embeddings import DiscreteTime, VPTime
+from ctm_fast.noise_embeddings import DiscreteTime, FlowTime, VPTime
 from ctm_fast.precond import (
     CM,
     EDM,
@@ -14,6 +14,7 @@ from ctm_fast.precond import (
     OUTER,
     Euler,
     EulerVarianceMixed,
+    LinearFlow,
     Plain,
     Preconditioning,
     Variance,
@@ -162,7 +163,10 @@ def test_inner_gaussian_denoiser_is_f_zero():
     assert torch.allclose(P, 0.25 / (t**2 + 0.25), rtol=1e-14)
 
 
-@pytest.mark.parametrize("embedding", ["quarter_log", "log_250", VPTime(), DiscreteTime("iddpm")])
+EMBEDDINGS = ["quarter_log", "log_250", VPTime(), DiscreteTime("iddpm"), FlowTime(2.0)]
+
+
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
 @pytest.mark.parametrize("outer", OUTER.names())
 @pytest.mark.parametrize("inner", INNER.names())
 def test_json_round_trip(inner, outer, embedding):
@@ -170,6 +174,41 @@ def test_json_round_trip(inner, outer, embedding):
     data = json.loads(json.dumps(precond.to_json()))
     assert Preconditioning.from_json(data) == precond
     assert Preconditioning.from_json(data).sigma_data == 0.752
+
+
+def test_linear_flow_is_the_flow_map_of_the_linear_path():
+    """x_s = (1 + s)(x/(1 + t) + (tau_s - tau) F), and the image as the jump to 0."""
+    precond = Preconditioning(LinearFlow())
+    x, F = torch.randn(2, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for t, s in ((SIGMAS, SIGMAS / 7), (SIGMAS, SIGMAS), (1e6 * SIGMAS, SIGMAS)):
+        P, Q = precond.jump_coefficients(t, s)
+        z_s = x / (1 + t) + (s - t) / ((1 + t) * (1 + s)) * F
+        torch.testing.assert_close(P * x + Q * F, (1 + s) * z_s, rtol=1e-12, atol=1e-12)
+    P, Q = precond.denoise_coefficients(SIGMAS)
+    image = (x - SIGMAS * F) / (1 + SIGMAS)
+    torch.testing.assert_close(P * x + Q * F, image, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("inner", INNER.names())
+def test_every_model_with_the_euler_outer_is_a_flow_map(inner):
+    precond = Preconditioning(INNER[inner](sigma_data=0.6))
+    x, F = torch.randn(2, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    t, s = SIGMAS, SIGMAS / 3
+    a, b = precond.velocity_coefficients(t)
+    P, Q = precond.jump_coefficients(t, s)
+    z_s = x / (1 + t) + (s - t) / ((1 + t) * (1 + s)) * (a * x + b * F)
+    torch.testing.assert_close(P * x + Q * F, (1 + s) * z_s, rtol=1e-11, atol=1e-11)
+    with pytest.raises(ValueError, match=r"needs the outer parametrisation Euler\(\), got Var"):
+        Preconditioning(INNER[inner](), Variance()).velocity_coefficients(t)
+
+
+def test_even_steps_in_the_time_of_the_linear_path():
+    levels = Preconditioning(LinearFlow()).even_sigmas(1e6, 1e-6, 4)
+    assert levels.dtype == torch.float64
+    expected = torch.tensor([1e6, 3.0, 1.0, 1 / 3, 1e-6], dtype=torch.float64)
+    torch.testing.assert_close(levels, expected, rtol=1e-5, atol=0)
+    assert (levels[0], levels[-1]) == (1e6, 1e-6)
+    assert Preconditioning().even_sigmas(80.0, 0.002, 4) is None
 
 
 def test_old_files_still_read():

@@ -13,6 +13,7 @@ import tyro
 
 from ..checkpoints import DamagedCheckpoint
 from ..kernels import BackendError
+from ..presets import preset_named
 from ..trainer import NonFiniteLoss
 from .convert import Convert
 from .demo import Demo
@@ -57,6 +58,9 @@ def parsed(words: list[str]) -> Any:
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
+            if words[:1] == ["train"] and (name := _preset(words)) is not None:
+                default = Train.of_preset(preset_named(name))
+                return tyro.cli(Train, default=default, prog="ctm-fast train", args=words[1:])
             return tyro.extras.subcommand_cli_from_dict(
                 COMMANDS,
                 prog="ctm-fast",
@@ -71,6 +75,16 @@ def parsed(words: list[str]) -> Any:
     except ValueError as error:
         # A dataclass that checks its own fields.
         raise _WrongArguments(_one_line(str(error))) from None
+
+
+def _preset(words: list[str]) -> str | None:
+    """What follows --preset."""
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        if word.startswith("--preset="):
+            return word.removeprefix("--preset=")
+        if word == "--preset":
+            return following
+    return None
 
 
 class _WrongArguments(Exception):

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 
 from ..checkpoints import load
+from ..denoiser import Denoiser
 from ..evaluation import grid_png
 from ..evaluation.protocol import quantized
 from ..sampler import Sampler
+from ..wrappers import Group, Guided, Routed
 from .overrides import parsed_overrides
 
 
@@ -24,9 +26,15 @@ class Sample:
     num: int = 64  # images
     labels: tuple[int, ...] = ()  # class of every image, or one for all; none: all classes in turn
     steps: int | None = None  # 1 for models that jump, 18 for diffusion models if not given
-    method: str | None = None  # exact, gamma, cm_multistep, onestep, heun, euler, churn
+    method: str | None = None  # exact, gamma, cm_multistep, onestep, phased, heun, euler, churn
     gamma: float = 0.0  # share of fresh noise per step in [0, 1], method gamma
     sigmas: tuple[float, ...] = ()  # own noise levels, decreasing, instead of --steps
+    edges: tuple[float, ...] = ()  # levels between the phases, method phased
+    eta: float | None = None  # method phased: phases end at eta times their edge, in (0, 1]
+    bad: Path | None = None  # worse model of the same kind that guides, see --guidance
+    guidance: float | None = None  # bad + guidance (good - bad); without --bad, of no label
+    below: Path | None = None  # model that answers below --boundary, as TCM's first stage
+    boundary: float = 1.0  # noise level from which on --model answers, where there is --below
     seed: int = 0  # of the run; image k depends on (seed, k) only
     batch_size: int | None = 256  # images per network call
     device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where to compute
@@ -42,11 +50,13 @@ class Sample:
         for note in model.notes:
             print(f"assumed: {note}")
         sampler = Sampler(
-            model,
+            self._combined(model),
             steps=self.steps,
             method=self.method,
             gamma=self.gamma,
             sigmas=self.sigmas or None,
+            edges=self.edges or None,
+            eta=self.eta,
             batch_size=self.batch_size,
             progress=True,
         )
@@ -62,6 +72,18 @@ class Sample:
             np.savez(self.out, *arrays)
         print(f"wrote {self.out}: {self.num} images, {sampler.nfe} network calls each")
         return 0
+
+    def _combined(self, model: Denoiser) -> Denoiser | Group:
+        """The model, guided by another and replaced by another at low noise where asked for."""
+        found: Denoiser | Group = model
+        if self.bad is not None and self.guidance is None:
+            raise ValueError("--bad needs --guidance, the weight of the difference, above 1")
+        if self.guidance is not None:
+            bad = None if self.bad is None else load(self.bad, "auto", self.device)
+            found = Guided(found, bad, weight=self.guidance)
+        if self.below is not None:
+            found = Routed([load(self.below, "auto", self.device), found], [self.boundary])
+        return found
 
     def _labels(self, classes: int) -> torch.Tensor | None:
         if not self.labels:

@@ -1,111 +1,140 @@
-"""`ctm-fast train`: an EDM teacher from data, or a CTM from a teacher."""
+"""`ctm-fast train`: any objective of the library, from data or from a teacher."""
 
 from __future__ import annotations
 
+import functools
+import json
+import operator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import tyro
 
 from .. import data as datasets
-from .. import models
 from ..checkpoints import load, save
 from ..data import ImageDataset
 from ..denoiser import Denoiser
 from ..inference import freeze
-from ..losses import CTM, DSM
-from ..precond import EDM, Preconditioning
-from ..sigmas import SIGMA_MAX, SIGMA_MIN
+from ..losses import OBJECTIVES, Objective
+from ..presets import Preset, preset_named
 from ..trainer import TrainConfig, Trainer
+from .overrides import parsed_overrides
 from .pictures import preview
+from .resolved import resolved_table
+from .students import new_denoiser as new_denoiser
+from .students import student_for
 
-AnyObjective = (
-    Annotated[CTM, tyro.conf.subcommand("ctm", description="Distil a teacher into a CTM.")]
-    | Annotated[DSM, tyro.conf.subcommand("dsm", description="Train an EDM diffusion model.")]
-)
+
+def _choices() -> list[Any]:
+    """Every objective as a subcommand, the most derived classes first.
+
+    A preset's objective is the default of the first choice that it is an instance of.
+    """
+    found = [(name, OBJECTIVES[name]) for name in OBJECTIVES.names()]
+    found.sort(key=lambda entry: -len(entry[1].__mro__))
+    return [
+        Annotated[cls, tyro.conf.subcommand(name, description=cls.__doc__.partition("\n")[0])]
+        for name, cls in found
+    ]
+
+
+if TYPE_CHECKING:
+    AnyObjective = Objective
+else:
+    AnyObjective = functools.reduce(operator.or_, _choices())
 
 
 @dataclass(frozen=True)
 class Train:
     """Train a model. The run is a folder, and the same command continues it.
 
-    Choose the loss by `objective:dsm` (an EDM teacher) or `objective:ctm` (distil one) after the
-    options; the options of the loss follow it.
+    Choose the loss by `objective:NAME` after the options, for example `objective:dsm` (an EDM
+    teacher) or `objective:ctm` (distil one); the options of the loss follow it. Or take all of it
+    from a `--preset`, whose values are then the defaults; `--dry-run` shows them with their
+    sources.
     """
 
     objective: AnyObjective
-    out: Path  # folder of the run: checkpoints, log.jsonl, config.json, model.safetensors
-    data: str = "digits"  # digits, photo-patches, a folder of images, or an EDM .zip
+    out: Path | None = None  # folder of the run: checkpoints, log, model; with a preset runs/PRESET
+    preset: str | None = None  # published hyper-parameters, for example ect-cifar10, ect-digits
+    dry_run: bool = False  # print the configuration with its sources, and do nothing
+    data: str | None = None  # digits (default), photo-patches, a folder of images, or an EDM .zip
     net: str = "digits"  # network preset, for a model trained from random weights
-    teacher: Path | None = None  # model to distil; what a CTM starts from
+    net_options: tuple[str, ...] = ()  # KEY=VALUE of its configuration, for example dropout=0.2
+    teacher: Path | None = None  # model to distil, or whose weights the student begins with
     teacher_dtype: str = "float32"  # the teacher computes in it: float32 | bfloat16 | float16
+    weak: Path | None = None  # worse model that guides the teacher, for ayf and scm
     train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+
+    @classmethod
+    def of_preset(cls, preset: Preset) -> Train:
+        """The command whose options are a preset's."""
+        return cls(
+            objective=preset.objective(),
+            preset=preset.name,
+            data=preset.data,
+            net=preset.network,
+            net_options=tuple(f"{k}={json.dumps(v)}" for k, v in preset.net_options.items()),
+            train=preset.train(),
+        )
 
     def run(self) -> int:
         """Train and write `model.safetensors`; returns 0."""
-        dataset = datasets.open(self.data)
+        preset = None if self.preset is None else preset_named(self.preset)
+        options = parsed_overrides(self.net_options)
+        if self.dry_run:
+            print(resolved_table(self, options, preset))
+            return 0
+        out = self.out or (Path("runs") / preset.name if preset else None)
+        if out is None:
+            raise ValueError("say where the run is kept: --out FOLDER")
+        dataset = self._dataset(preset)
         teacher = None if self.teacher is None else load(self.teacher)
-        student = self._student(dataset, teacher)
-        if teacher is not None:
-            teacher = freeze(teacher, _dtype(self.teacher_dtype))
-        needs_teacher = "teacher" in self.objective.needs
+        if preset is not None and preset.start == "teacher" and teacher is None:
+            raise ValueError(f"{preset.name} starts from a trained model: --teacher MODEL")
+        student = student_for(
+            self.objective,
+            dataset,
+            teacher,
+            net=self.net,
+            options=options,
+            seed=self.train.seed,
+            sigma_range=None if preset is None else preset.sigma_range,
+        )
+        objective: Any = self.objective
+        if getattr(objective, "wants_data", False):
+            every = torch.arange(len(dataset))
+            labels = dataset.labels(every) if student.label_dim else None
+            objective.attach(dataset.images(every), labels)
         trainer = Trainer(
             self.objective,
             student,
-            teacher=teacher if needs_teacher else None,
+            teacher=self._frozen(teacher) if "teacher" in self.objective.needs else None,
+            weak=None if self.weak is None else self._frozen(load(self.weak)),
             data=dataset,
-            out=self.out,
+            out=out,
             config=self.train,
-            callbacks=[preview(self.out / "previews", dataset)],
+            callbacks=[preview(out / "previews", dataset)],
         )
         trainer.fit()
         if trainer.world.first:
-            path = save_average(trainer, self.out / "model.safetensors", dataset)
+            path = save_average(trainer, out / "model.safetensors", dataset)
             print(f"wrote {path}")
         return 0
 
-    def _student(self, dataset: ImageDataset, teacher: Denoiser | None) -> Denoiser:
-        if not isinstance(self.objective, CTM):
-            if teacher is not None:
-                raise ValueError(
-                    "objective:dsm trains a teacher and takes none; leave --teacher out"
-                )
-            return new_denoiser(self.net, dataset, self.train.seed)
-        if teacher is not None:
-            return models.student_from(teacher, self.train.seed)
-        if "teacher" in self.objective.needs:
-            raise ValueError(
-                "objective:ctm needs --teacher MODEL.safetensors, or --objective.self-teacher "
-                "heun_denoiser to train without one"
-            )
-        return new_denoiser(self.net, dataset, self.train.seed, destination=True)
+    def _dataset(self, preset: Preset | None) -> ImageDataset:
+        if self.data is None and preset is not None:
+            raise ValueError(f"{preset.name} needs the data: --data, a folder or an EDM .zip")
+        return datasets.open(self.data or "digits")
 
-
-def new_denoiser(
-    name: str,
-    dataset: ImageDataset,
-    seed: int,
-    destination: bool = False,
-    sigma_range: tuple[float, float] = (SIGMA_MIN, SIGMA_MAX),
-    **overrides: object,
-) -> Denoiser:
-    """Denoiser with random weights for a data set: its shape, classes and measured sigma_data."""
-    channels, _, resolution = dataset.shape
-    net = models.build(
-        name,
-        seed=seed,
-        img_channels=channels,
-        img_resolution=resolution,
-        label_dim=dataset.label_dim,
-        destination=destination,
-        **overrides,
-    )
-    # The published ADM networks are told 250 ln(sigma), the others ln(sigma) / 4.
-    embedding = "log_250" if isinstance(net, models.ADMUNet) else "quarter_log"
-    precond = Preconditioning(EDM(dataset.sigma_data), noise_embedding=embedding)
-    return Denoiser(net, precond, sigma_min=sigma_range[0], sigma_max=sigma_range[1])
+    def _frozen(self, model: Denoiser | None) -> Any:
+        """The model as the trainer runs it; a first stage has to drop what its student drops."""
+        dtype = _dtype(self.teacher_dtype)
+        if model is None or model.kind == "consistency":
+            return model
+        return freeze(model, dtype)
 
 
 def save_average(trainer: Trainer, path: Path, dataset: ImageDataset) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..denoiser import Denoiser
 from .moves import on_device
@@ -81,6 +81,8 @@ class Models:
     student: Denoiser  # trained
     target: Denoiser | None = None  # exponential moving average of the student, frozen
     teacher: Denoiser | None = None  # pretrained diffusion model, frozen
+    companion: nn.Module | None = None  # what the objective trains beside the student
+    weak: Denoiser | None = None  # a worse model that guides by its errors, frozen
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,16 @@ class Objective(Protocol):
       of the student, by name; for `one_pass`.
     - `settled(term, batch)`: True where all images of a microbatch spare a part of the term's work;
       it is captured apart.
+    - `wants_data` and `attach(images, labels)`: whether it refers to images beyond a batch; it is
+      then given all of them before the first step, on the CPU.
     - `capturable`: True if `loss` depends on the batch's tensors alone, not on progress or on whole
       numbers that all images share; for `capture`.
+    - `student_kind`: `kind` of the `Denoiser` that is trained; "trajectory" where it is not said.
+    - `target_decay(progress)`: decay in [0, 1) of the target network in this step, instead of the
+      trainer's `target_ema`; None for the trainer's.
+    - `companion(student)`: a module that is trained beside the student but is in no average and not
+      part of the model, or None; `loss` finds it in `Models`.
+    - `companion_lr`: its learning rate, on the student's schedule; None for the student's.
     """
 
     @property

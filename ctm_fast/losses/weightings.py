@@ -45,6 +45,11 @@ def inverse_gap(t: Tensor, s: Tensor, sigma_data: float) -> Tensor:
     return 1 / (1 - s / t)
 
 
+def inverse_step(t: Tensor, s: Tensor, sigma_data: float) -> Tensor:
+    """1 / (t - s); not finite at s = t. Source: Song & Dhariwal 2023 (iCT), Section 3.5; ECT."""
+    return 1 / (t - s)
+
+
 WEIGHTINGS: dict[str, Weighting] = {
     "uniform": uniform,
     "snr": snr,
@@ -53,6 +58,7 @@ WEIGHTINGS: dict[str, Weighting] = {
     "karras": karras,
     "sqrt_t": sqrt_t,
     "inverse_gap": inverse_gap,
+    "inverse_step": inverse_step,
 }
 
 

@@ -28,6 +28,24 @@ def shared_dropout(device: torch.device | str, seed: int) -> Iterator[None]:
         generator.set_state(before)
 
 
+@contextmanager
+def replayed(device: torch.device | str) -> Iterator[None]:
+    """What is drawn on `device` inside is drawn again after it.
+
+    A pass inside and the next pass of the same shapes after it therefore use the same dropout
+    masks. Not for use while a CUDA graph is being captured.
+
+    Args:
+        device: where the network runs.
+    """
+    generator = _default_generator(torch.device(device))
+    before = generator.get_state()
+    try:
+        yield
+    finally:
+        generator.set_state(before)
+
+
 def _default_generator(device: torch.device) -> torch.Generator:
     if device.type == "cpu":
         return torch.default_generator

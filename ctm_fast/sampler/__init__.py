@@ -5,6 +5,7 @@ from .jumps import sample_jumps
 from .methods import SAMPLERS
 from .multistep import sample_cm_multistep, sample_onestep
 from .ode import sample_churn, sample_euler, sample_heun
+from .phased import sample_phased
 from .sampler import Sampler
 from .seeding import image_seeds, noise_for
 from .step_tables import sampling_sigmas, two_step
@@ -22,6 +23,7 @@ __all__ = [
     "sample_heun",
     "sample_jumps",
     "sample_onestep",
+    "sample_phased",
     "sampling_sigmas",
     "two_step",
 ]

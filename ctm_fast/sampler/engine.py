@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ..inference.freeze import freeze
 from ..inference.graphs import GraphPool
 from ..inference.tables import Tabulated
 from ..models.unet import UNet
+from ..wrappers import Group
 
 # 18 Heun steps are 35 network calls, EDM's 40 are 79. A graph of a U-Net has about 600 kernels
 # per call; longer runs replay a graph of one call.
@@ -34,24 +35,26 @@ class Engine:
         self.dtype = dtype
         self.pool = GraphPool(fallback="error" if strict else "eager")
         self._seen: list[Any] | None = None
-        self._frozen: Denoiser | None = None
+        self._frozen: Any = None
 
-    def frozen(self, model: Denoiser) -> Denoiser:
+    def frozen(self, model: Any) -> Any:
         """The copy; the model itself on a device that has no use for one.
 
         Raises:
             ValueError: if the copy's output differs too much from the model's.
         """
-        first = next(model.net.parameters())
-        if first.device.type not in FREEZES:
+        if next(model.parameters()).device.type not in FREEZES:
             return computing_in(model, self.dtype)
         seen = fingerprint(model)
         if self._frozen is None or seen != self._seen:
             self.clear()
-            self._frozen, self._seen = self._made(model, first.dtype), seen
+            self._frozen, self._seen = self._made(model), seen
         return self._frozen
 
-    def _made(self, model: Denoiser, dtype: torch.dtype) -> Denoiser:
+    def _made(self, model: Any) -> Any:
+        if isinstance(model, Group):
+            return each_member(model, self._made)
+        dtype = next(model.net.parameters()).dtype
         if isinstance(model, Tabulated) and self.dtype in (None, dtype):
             # Frozen already: the weights are shared, but graphs need a table that nobody else cuts.
             return copy.copy(model)
@@ -87,14 +90,24 @@ class CallByCall:
 
 def freezable(model: Any) -> bool:
     """Whether `freeze` makes a copy that does the same; a subclass may do something else."""
+    if isinstance(model, Group):
+        return all(freezable(member) for member in model.members)
     return type(model) in (Denoiser, Tabulated) and isinstance(model.net, UNet)
 
 
-def fingerprint(model: Denoiser) -> list[Any]:
+def each_member(group: Group, function: Callable[[Any], Any]) -> Group:
+    """The group of what a function makes of its members; a member that comes twice, once."""
+    made = {id(member): function(member) for member in group.members}
+    return group.of([made[id(member)] for member in group.members])
+
+
+def fingerprint(model: Any) -> list[Any]:
     """What changes when a model does: where its weights lie, and how often each was written.
 
     Writing through `tensor.data` is not seen.
     """
+    if isinstance(model, Group):
+        return [model.settings, *(fingerprint(member) for member in model.members)]
     # Before every call of a sampler, so written for speed.
     found: list[Tensor | None] = []
     modules: list[nn.Module | None] = [model.net]
@@ -117,6 +130,8 @@ def computing_in(model: Any, dtype: torch.dtype | None) -> Any:
     """The model, or a copy that shares its modules and weights but computes in another dtype."""
     if dtype is None:
         return model
+    if isinstance(model, Group):
+        return each_member(model, lambda member: computing_in(member, dtype))
     twin = copy.copy(model)
     twin.dtype = dtype
     return twin

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Denoiser
+from ..wrappers import Group
 from .seeding import GeneratorNoise, NoiseSampler
 from .step_tables import SAME_LEVEL, jump_sigmas, renoise_stds
 
@@ -53,6 +54,39 @@ def sample_jumps(
     levels = jump_sigmas(sigmas)
     destinations = [float(landing) for landing in landings]
     stds = renoise_stds(levels, destinations)
+    args = (extra_args, callback, disable, noise_sampler, generator)
+    return jumps(model, x, levels, destinations, stds, *args)
+
+
+def jumps(
+    model: Any,
+    x: Tensor,
+    levels: list[float],
+    destinations: list[float],
+    stds: list[float],
+    extra_args: Mapping[str, Any] | None,
+    callback: Callback | None,
+    disable: bool | None,
+    noise_sampler: NoiseSampler | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Images at levels[-1], shape and dtype of x: one jump and one addition of noise per step.
+
+    Args:
+        model: as in `sample_jumps`, like all that is not below.
+        x: (batch, C, H, W) noise, already scaled by levels[0].
+        levels: (steps + 1,) where the steps begin and end.
+        destinations: (steps,) where the jumps land.
+        stds: (steps,) of the noise that is added to every landed image, the last one 0.
+        extra_args: as in `sample_jumps`.
+        callback: as in `sample_jumps`.
+        disable: as in `sample_jumps`.
+        noise_sampler: as in `sample_jumps`.
+        generator: as in `sample_jumps`.
+
+    Raises:
+        ValueError: if the model cannot make these jumps.
+    """
     check_jumps(model, destinations)
     state = as_state(x)
     noise = noise_sampler or GeneratorNoise(state, generator)
@@ -87,9 +121,9 @@ def on_cpu(level: float) -> Tensor:
 def level_for(model: Any, level: float, x: Tensor) -> Tensor | float:
     """Level as a model takes it: (batch,) in x's dtype, filled on its device without waiting.
 
-    A `Denoiser` gets the number itself, for which a frozen one has a table.
+    A `Denoiser` gets the number itself, for which a frozen one has a table, and so does a group.
     """
-    return level if isinstance(model, Denoiser) else x.new_full((len(x),), level)
+    return level if isinstance(model, Denoiser | Group) else x.new_full((len(x),), level)
 
 
 def steps_bar(steps: int, disable: bool | None) -> Iterable[int]:

@@ -10,13 +10,16 @@ SAMPLERS = Registry(
         "cm_multistep": "ctm_fast.sampler.multistep:sample_cm_multistep",
         "onestep": "ctm_fast.sampler.multistep:sample_onestep",
         "jumps": "ctm_fast.sampler.jumps:sample_jumps",
+        "phased": "ctm_fast.sampler.phased:sample_phased",
         "heun": "ctm_fast.sampler.ode:sample_heun",
         "euler": "ctm_fast.sampler.ode:sample_euler",
         "churn": "ctm_fast.sampler.ode:sample_churn",
     },
 )
 
-# The first group calls model.jump, the second model itself, which must then denoise.
+# The first group calls model.jump, the second model itself, which must then denoise; "phased" calls
+# a consistency model itself.
 JUMP_METHODS = ("exact", "gamma", "cm_multistep", "onestep", "jumps")
+PHASED = "phased"
 ODE_METHODS = ("heun", "euler", "churn")
-METHODS = JUMP_METHODS + ODE_METHODS
+METHODS = (*JUMP_METHODS, *ODE_METHODS, PHASED)

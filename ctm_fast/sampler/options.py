@@ -14,7 +14,9 @@ from ..sigmas import RHO
 from ..solvers import Churn
 from .engine import freezable
 from .jumps import check_jumps
-from .methods import JUMP_METHODS, METHODS, ODE_METHODS
+from .methods import JUMP_METHODS, METHODS, ODE_METHODS, PHASED
+from .multistep import RENOISE
+from .phased import phase_levels
 from .step_tables import (
     SAME_LEVEL,
     checked_sigmas,
@@ -52,6 +54,13 @@ def _choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
         raise ValueError(f"{name} is {value!r}; choose from {allowed}")
 
 
+def steps_of(steps: int | None, sigmas: Any) -> int | None:
+    """Steps that are asked for, by their number or by levels that can be counted."""
+    if steps is not None or not hasattr(sigmas, "__len__") or len(sigmas) < 2:
+        return steps
+    return len(sigmas) - 1 - (float(sigmas[-1]) == 0)
+
+
 def resolve_method(kind: str, method: str | None, steps: int | None, gamma: float) -> str:
     """Method of a model of this kind: the given one, or the kind's default.
 
@@ -60,13 +69,16 @@ def resolve_method(kind: str, method: str | None, steps: int | None, gamma: floa
     """
     if method is not None and method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose from {METHODS}")
+    if method == PHASED and kind in ("trajectory", "denoiser"):
+        other = "exact" if kind == "trajectory" else "euler"
+        raise ValueError(f"method 'phased' needs a consistency model, not a {kind}; use {other!r}")
     if kind == "trajectory":
         return method or ("gamma" if gamma > 0 else "exact")
     if kind == "consistency":
         if method in ODE_METHODS:
             raise ValueError(
                 f"method {method!r} solves an ODE and needs a model that denoises; a consistency "
-                "model takes 'onestep' or 'cm_multistep'"
+                "model takes 'onestep', 'cm_multistep' or 'phased'"
             )
         return method or ("onestep" if steps in (None, 1) else "cm_multistep")
     if kind == "denoiser":
@@ -122,6 +134,51 @@ def resolve_sigmas(
     return levels
 
 
+def resolve_phases(
+    model: Any, method: str, edges: Iterable[float] | None, eta: float | None, sigmas: Any
+) -> tuple[tuple[float, ...] | None, float | None, Any]:
+    """Edges between the phases (decreasing), eta and the levels of a sampler; None elsewhere.
+
+    Raises:
+        ValueError: for either with another method, neither edges nor levels, edges that contradict
+            the levels, or a bad eta.
+    """
+    if method != PHASED:
+        if edges is not None or eta is not None:
+            raise ValueError(
+                f"edges={edges}, eta={eta} with method {method!r}; they belong to 'phased'"
+            )
+        return None, None, sigmas
+    given = None if sigmas is None else checked_sigmas(sigmas)
+    if edges is not None:
+        between = sorted((float(edge) for edge in edges), reverse=True)
+        implied = checked_sigmas([float(model.sigma_max), *between, 0.0], "edges, and both ends,")
+        if given is not None and given[1:-1] != between:
+            raise ValueError(f"edges={between} and sigmas={given} contradict; give one of them")
+        given = given or implied
+    if given is None:
+        raise ValueError("method 'phased' needs edges=, the levels between its phases, or sigmas=")
+    eta = 1.0 if eta is None else float(eta)
+    phase_levels(given, eta)
+    return tuple(given[1:-1]), eta, given
+
+
+def resolve_renoise(method: str, renoise: str | None) -> str | None:
+    """Where the jumps of "cm_multistep" are taken to end; None for other methods.
+
+    Raises:
+        ValueError: for another word, or one with a method that does not add noise in this way.
+    """
+    if method != "cm_multistep":
+        if renoise is not None:
+            raise ValueError(
+                f"renoise={renoise!r} with method {method!r}; it belongs to 'cm_multistep'"
+            )
+        return None
+    _choice("renoise", renoise, (None, *RENOISE))
+    return renoise or RENOISE[0]
+
+
 def check_range(model: Any, levels: list[float]) -> None:
     """Raise ValueError unless all levels but a final 0 lie in the network's range."""
     low, high = float(model.sigma_min), float(model.sigma_max)
@@ -147,7 +204,7 @@ def resolve_landings(
         raise ValueError(f"gamma={gamma} has no effect with method {method!r}; use method='gamma'")
     if (landings is not None) != (method == "jumps"):
         raise ValueError(f"landings={landings} with method {method!r}; they belong to 'jumps'")
-    if method in ODE_METHODS:
+    if method not in JUMP_METHODS:
         return None
     if landings is not None:
         chosen = [float(landing) for landing in landings]

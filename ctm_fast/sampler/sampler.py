@@ -25,11 +25,21 @@ from .options import (
     resolve_engine,
     resolve_landings,
     resolve_method,
+    resolve_phases,
+    resolve_renoise,
     resolve_sigmas,
+    steps_of,
 )
 from .seeding import INITIAL, NoiseSampler, SeededNoise, noise_for
 
 CHURN = ("S_churn", "S_min", "S_max", "S_noise")
+OWN = {  # options that the functions of a method take
+    "gamma": ("gamma",),
+    "jumps": ("landings",),
+    "churn": CHURN,
+    "phased": ("eta",),
+    "cm_multistep": ("renoise",),
+}
 Generators = torch.Generator | Sequence[torch.Generator]
 RandnLike = Callable[[Tensor], Tensor]
 
@@ -82,12 +92,17 @@ class Sampler(Foreign):
     latents: str = "scaled"  # what `noise=` is: "scaled" by sigmas[0] already, or "unit"
     batch_size: int | None = None  # images per network call; None: all at once
     progress: bool = False  # show a bar
+    edges: Any = None  # levels between the phases, method "phased" only; read back as a tuple
+    eta: float | None = None  # "phased": phases end at eta times their edge, in (0, 1]; default 1
+    renoise: str | None = None  # "cm_multistep": noise is added to "sigma_min" (default) or "zero"
 
     def __post_init__(self, *foreign: Any) -> None:
         self.__dict__.update(model=wrapped(self.model, *foreign))
         check_options(self)
-        method = resolve_method(self.model.kind, self.method, self.steps, self.gamma)
-        levels = resolve_sigmas(self.model, method, self.steps, self.sigmas, self.rho)
+        asked_steps = steps_of(self.steps, self.sigmas)
+        method = resolve_method(self.model.kind, self.method, asked_steps, self.gamma)
+        edges, eta, asked = resolve_phases(self.model, method, self.edges, self.eta, self.sigmas)
+        levels = resolve_sigmas(self.model, method, self.steps, asked, self.rho)
         landings = resolve_landings(self.model, method, levels, self.gamma, self.landings)
         churn = resolve_churn(method, {name: getattr(self, name) for name in CHURN})
         own = tuple(landings) if landings is not None and method == "jumps" else None
@@ -96,6 +111,7 @@ class Sampler(Foreign):
         )
         steps = len(levels) - 1
         resolved = dict(method=method, steps=steps, sigmas=tuple(levels), landings=own, **churn)
+        resolved.update(edges=edges, eta=eta, renoise=resolve_renoise(method, self.renoise))
         self.__dict__.update(resolved, freeze=frozen, buckets=sizes, _engine=self._new_engine())
 
     def _new_engine(self) -> Engine:
@@ -125,9 +141,10 @@ class Sampler(Foreign):
     def nfe(self) -> int:
         """Network calls per image."""
         assert self.steps is not None
+        calls = self.steps
         if self.method in ("heun", "churn"):
-            return 2 * self.steps - (self.sigmas[-1] == 0)
-        return self.steps
+            calls = 2 * self.steps - (self.sigmas[-1] == 0)
+        return calls * getattr(self.model, "network_calls", 1)
 
     def __call__(
         self,
@@ -255,13 +272,7 @@ class Sampler(Foreign):
             x = x * self.sigmas[0]
         if self.freeze:
             x = x.contiguous(memory_format=torch.channels_last)  # as the network answers
-        options: dict[str, Any] = {}
-        if self.method == "gamma":
-            options["gamma"] = self.gamma
-        if self.method == "jumps":
-            options["landings"] = self.landings
-        if self.method == "churn":
-            options |= {name: getattr(self, name) for name in CHURN}
+        options = {name: getattr(self, name) for name in OWN.get(str(self.method), ())}
         return SAMPLERS[str(self.method)](
             model,
             x,

@@ -134,15 +134,21 @@ class GridSolve:
 
     def _network(self, labels: Tensor | None, rows: Tensor | None) -> Network:
         raw = self.denoiser.raw
-        to_itself = getattr(self.denoiser, "kind", None) == "trajectory"
 
         def network(scaled: Tensor, c_noise: Tensor, index: Tensor) -> Tensor:
-            to = c_noise if to_itself else None
+            to = self._told_itself(c_noise)
             if rows is None:
                 return raw(scaled, c_noise, to, labels)
             return raw(scaled, c_noise, to, None, modulation=rows.index_select(0, index))
 
         return network
+
+    def _told_itself(self, c_noise: Tensor) -> Tensor | None:
+        """What a network that could jump is told of the destination where it denoises."""
+        if getattr(self.denoiser, "kind", None) != "trajectory":
+            return None
+        told: Tensor = self.denoiser.precond.c_noise_to(c_noise, c_noise)
+        return told
 
     def _modulation(self) -> Tensor | None:
         """What the network is told at every level, if it can be asked and its weights stay."""
@@ -159,8 +165,7 @@ class GridSolve:
             levels = self.table.noise_inputs()
             # A pass that moves nothing may look at the level after the last one.
             levels = torch.cat([levels, levels[-1:]])
-            trajectory = getattr(self.denoiser, "kind", None) == "trajectory"
-            rows = embed(levels, levels if trajectory else None)
+            rows = embed(levels, self._told_itself(levels))
             if self._rows is None or self._rows.shape != rows.shape:
                 self._rows = rows
             self._rows.copy_(rows)

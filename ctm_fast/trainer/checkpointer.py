@@ -29,8 +29,8 @@ class Checkpointer:
         folder: of the run.
         world: this process among all.
         identity: what makes the run this run, `state.describe`.
-        modules: "student", "target", "ema/0", ... by name.
-        update: optimizer and loss scale.
+        modules: "student", "companion", "target", "ema/0", ... by name.
+        update: optimizers and loss scale.
         window: sums of the log line in progress.
     """
 
@@ -94,7 +94,7 @@ class Checkpointer:
     def _restore(self, path: Path) -> int:
         try:
             tensors, header = state.load(path, self.identity)
-            state.restore(path, tensors, self.modules, self.update.optimizer)
+            state.restore(path, tensors, self.modules, self.update.optimizers)
         except DamagedCheckpoint as error:
             older = self.folder.steps()[:-1]
             where = f"continue from step {older[-1]}" if older else "start anew"
@@ -106,7 +106,7 @@ class Checkpointer:
         return int(header["step"])
 
     def _write(self, path: Path, step: int, keep: int) -> None:
-        tensors = state.collect(self.modules, self.update.optimizer)
+        tensors = state.collect(self.modules, self.update.optimizers)
         if bad := not_finite(tensors):
             raise NonFiniteLoss(step, bad[0], "the value", self.newest)
         header = {

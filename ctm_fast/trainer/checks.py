@@ -21,6 +21,8 @@ def check_objective(objective: Objective, teacher: Any) -> None:
         raise ValueError(f"objective needs {unknown}; the trainer can build {sorted(NEEDS)}")
     if "teacher" in objective.needs and teacher is None:
         raise ValueError(f"{type(objective).__name__} needs a teacher; give teacher=...")
+    if "teacher" in objective.needs:
+        _check_teacher(objective, teacher)
     if not objective.terms:
         raise ValueError(f"{type(objective).__name__} has no terms")
     wrong = sorted(set(objective.balance) - set(objective.terms[1:]))
@@ -28,6 +30,19 @@ def check_objective(objective: Objective, teacher: Any) -> None:
         raise ValueError(
             f"adaptive weights for {wrong}; only terms after the first, {objective.terms[1:]}, "
             "can have one"
+        )
+
+
+def _check_teacher(objective: Objective, teacher: Any) -> None:
+    name, kind = type(objective).__name__, getattr(teacher, "kind", None)
+    wanted = getattr(objective, "teacher_kind", None)
+    if wanted is not None and kind != wanted:
+        raise ValueError(f"{name} needs a teacher of kind {wanted!r}, got kind {kind!r}")
+    # A network that jumps anywhere denoises too; one that only jumps to sigma_min does not.
+    if wanted is None and kind == "consistency":
+        raise ValueError(
+            f"{name} needs a teacher that denoises, of kind 'denoiser'; got kind 'consistency', "
+            "a model that was distilled already"
         )
 
 

@@ -46,6 +46,7 @@ class TrainConfig:
     eps: float = 1e-8  # optimizer's denominator offset, > 0
     lr_warmup: int = 0  # steps of linear learning-rate warm-up
     lr_cooldown: int = 0  # last steps, over which the learning rate falls linearly to 0
+    lr_decay_from: int = 0  # steps after which the learning rate falls as 1/sqrt(step); 0: never
     clip_grad: float | None = None  # largest gradient norm; None: no clipping
     ema: tuple[float, ...] = (0.999,)  # decay per step of each average of the student
     ema_halflife_kimg: tuple[float, ...] = ()  # further averages, half-life in thousand images
@@ -66,7 +67,13 @@ class TrainConfig:
         _choice("precision", self.precision, PRECISIONS)
         for name in ("steps", "batch_size", "keep", "log_every"):
             _whole(name, getattr(self, name), 1)
-        for name in ("lr_warmup", "lr_cooldown", "checkpoint_every", "preview_every"):
+        for name in (
+            "lr_warmup",
+            "lr_cooldown",
+            "lr_decay_from",
+            "checkpoint_every",
+            "preview_every",
+        ):
             _whole(name, getattr(self, name), 0)
         _whole("seed", self.seed, None)
         if self.microbatch is not None:
@@ -114,7 +121,8 @@ class TrainConfig:
         """Learning rate of the update that follows `step` finished steps."""
         warm = min(1.0, (step + 1) / self.lr_warmup) if self.lr_warmup else 1.0
         cool = min(1.0, (self.steps - step) / self.lr_cooldown) if self.lr_cooldown else 1.0
-        return self.lr * max(0.0, min(warm, cool))
+        decay = math.sqrt(self.lr_decay_from / max(step, self.lr_decay_from, 1))
+        return self.lr * max(0.0, min(warm, cool)) * (decay if self.lr_decay_from else 1.0)
 
     def to_json(self) -> dict[str, Any]:
         """JSON form, read back by `from_json`."""

@@ -56,6 +56,10 @@ class Feed:
         self.threaded = device.type != "cpu" if threaded is None else threaded
         self._thread: ThreadPoolExecutor | None = None
         self._next: tuple[tuple[int, float], Future[Batch]] | None = None
+        if getattr(objective, "wants_data", False):
+            every = torch.arange(len(data))
+            labels = data.labels(every) if labelled else None
+            objective.attach(data.images(every), labels)  # type: ignore[attr-defined]
         share = config.batch_size // world.size
         self.rows = (world.rank * share, (world.rank + 1) * share)
 

@@ -57,7 +57,7 @@ class StepGradients:
 
     Args:
         objective: gives the terms.
-        models: student, target, teacher on the device.
+        models: what the terms use, on the device; student and companion are differentiated.
         world: this process among all.
         batch_size: images per step over all processes.
         microbatch: images per backward pass, or None.
@@ -88,13 +88,14 @@ class StepGradients:
         self.batch_size = batch_size
         self.microbatch = microbatch
         self.seed = seed
-        self.parameters = [p for p in models.student.parameters() if p.requires_grad]
+        trained = [models.student, *([models.companion] if models.companion else [])]
+        self.parameters = [p for m in trained for p in m.parameters() if p.requires_grad]
         self.device = self.parameters[0].device
         self.module: nn.Module = TermLoss(objective, models)
         self._synchronised = world.size == 1
         self.one_pass = one_pass and len(objective.terms) > 1
         if self.one_pass:
-            check_one_pass(objective, microbatch, batch_size // world.size)
+            check_one_pass(objective, microbatch, batch_size // world.size, models.companion)
         self._captured: CapturedTerms | None = None
         if pool is not None:
             check_capture(objective, world)

@@ -18,8 +18,15 @@ from .distributed import World, sum_over_processes
 from .sums import wide
 
 
-def check_one_pass(objective: Objective, microbatch: int | None, share: int) -> None:
+def check_one_pass(
+    objective: Objective, microbatch: int | None, share: int, companion: nn.Module | None = None
+) -> None:
     """Raise ValueError unless the terms of `share` images can be differentiated together."""
+    if companion is not None:
+        raise ValueError(
+            f"one_pass=True differentiates the student alone, and {type(objective).__name__} "
+            "trains a module beside it; set one_pass=False"
+        )
     if not getattr(objective, "joint", False):
         raise ValueError(
             f"one_pass=True needs terms that call the student together, which this "

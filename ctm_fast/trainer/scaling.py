@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .config import TrainConfig
 from .ema import EMA
-from .optimizer import FUSED
+from .optimizer import FUSED, Fused
 
 
 @dataclass
@@ -66,10 +66,18 @@ class Update:
         student: whose trainable weights are updated. The others never move, nor do their averages.
         config: optimizer, its options, precision, clip_grad.
         averages: of the student; they follow every applied update.
+        companion: what is trained beside the student, or None. It has an optimizer of its own and
+            shares the gradient norm.
+        companion_lr: its learning rate in the place of `config.lr`; None for the same.
     """
 
     def __init__(
-        self, student: nn.Module, config: TrainConfig, averages: Sequence[EMA] = ()
+        self,
+        student: nn.Module,
+        config: TrainConfig,
+        averages: Sequence[EMA] = (),
+        companion: nn.Module | None = None,
+        companion_lr: float | None = None,
     ) -> None:
         self.student, self.averages = student, list(averages)
         trained = [p.requires_grad for p in student.parameters()]
@@ -78,9 +86,13 @@ class Update:
             for average in self.averages
         ]
         self.parameters = [p for p in student.parameters() if p.requires_grad]
-        self.optimizer = FUSED[config.optimizer](
-            self.parameters, lr=config.lr, betas=config.betas, eps=config.eps, averages=followers
-        )
+        make, options = FUSED[config.optimizer], {"betas": config.betas, "eps": config.eps}
+        self.optimizer = make(self.parameters, lr=config.lr, averages=followers, **options)
+        self.optimizers: dict[str, Fused] = {"student": self.optimizer}
+        beside = [] if companion is None else [p for p in companion.parameters() if p.requires_grad]
+        if beside:
+            self.optimizers["companion"] = make(beside, lr=config.lr, **options)
+        self.companion_factor = 1.0 if companion_lr is None else companion_lr / config.lr
         self.clip = config.clip_grad
         self.scaler = LossScale() if config.precision == "fp16" else None
 
@@ -95,16 +107,23 @@ class Update:
         A gradient that is not finite changes nothing. Only fp16 waits to see whether it was.
 
         Args:
-            norm: gradient norm, without the loss scale.
-            lr: learning rate.
+            norm: gradient norm, without the loss scale, of all that is trained.
+            lr: learning rate of the student.
             decays: share of the old value that each average keeps, in [0, 1).
 
         Returns:
             Whether the update was applied; without a loss scale always True.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step(decays=decays, norm=norm, max_norm=self.clip, loss_scale=self.scale)
+        for owner, optimizer in self.optimizers.items():
+            first = owner == "student"
+            for group in optimizer.param_groups:
+                group["lr"] = lr * (1.0 if first else self.companion_factor)
+            optimizer.step(
+                decays=decays if first else (),
+                norm=norm,
+                max_norm=self.clip,
+                loss_scale=self.scale,
+            )
         if self.scaler is not None:
             finite = bool(torch.isfinite(norm))
             self.scaler.update(finite)

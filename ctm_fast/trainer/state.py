@@ -22,6 +22,9 @@ from .differences import differences
 
 FORMAT, VERSION = "training", 1
 
+# What is trained, and what the state of its optimizer is called: "optimizer/<weight>/<key>".
+TRAINED = {"student": "optimizer", "companion": "companion_optimizer"}
+
 # Options that a resumed run may change without becoming another run.
 FREE = frozenset(
     {"steps", "microbatch", "checkpoint_every", "keep", "log_every", "preview_every"}
@@ -35,6 +38,7 @@ def describe(
     student: Denoiser,
     teacher: nn.Module | None,
     data: ImageDataset,
+    weak: nn.Module | None = None,
 ) -> dict[str, Any]:
     """What makes a run this run, in JSON types."""
     described = {
@@ -49,6 +53,8 @@ def describe(
             "classes": data.num_classes,
         },
     }
+    if weak is not None:
+        described["weak"] = checksum(weak.state_dict())
     plain: dict[str, Any] = json.loads(json.dumps(described, default=repr))
     return plain
 
@@ -81,17 +87,21 @@ def describe_denoiser(denoiser: Denoiser) -> dict[str, Any]:
 
 
 def collect(
-    modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+    modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> dict[str, Tensor]:
-    """All tensors of a run by name: "student/...", "ema/0/...", "optimizer/<weight>/<key>"."""
+    """All tensors of a run by name: "student/...", "ema/0/...", "optimizer/<weight>/<key>".
+
+    `optimizers` are by the names of the modules that they train, of `TRAINED`.
+    """
     tensors = {
         f"{prefix}/{name}": tensor
         for prefix, module in modules.items()
         for name, tensor in module.state_dict().items()
     }
-    for name, parameter in modules["student"].named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer/{name}/{key}"] = value
+    for owner, optimizer in optimizers.items():
+        for name, parameter in modules[owner].named_parameters():
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"{TRAINED[owner]}/{name}/{key}"] = value
     return tensors
 
 
@@ -126,7 +136,7 @@ def restore(
     path: Path,
     tensors: dict[str, Tensor],
     modules: Mapping[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
+    optimizers: Mapping[str, torch.optim.Optimizer],
 ) -> None:
     """Put the tensors of `collect` back; every one has to find its place.
 
@@ -138,15 +148,15 @@ def restore(
         for prefix, module in modules.items()
         for name, tensor in module.state_dict().items()
     }
-    named = {n: p for n, p in modules["student"].named_parameters() if p.requires_grad}
-    state: dict[str, dict[str, Tensor]] = {}
-    for name in list(tensors):
-        if name.startswith("optimizer/"):
-            weight, _, key = name.removeprefix("optimizer/").rpartition("/")
-            state.setdefault(weight, {})[key] = tensors.pop(name)
+    states = {owner: _taken(tensors, f"{TRAINED[owner]}/") for owner in optimizers}
+    named = {
+        owner: {n: p for n, p in modules[owner].named_parameters() if p.requires_grad}
+        for owner in optimizers
+    }
     problems = [f"{name} is missing" for name in sorted(set(expected) - set(tensors))]
     problems += [f"{name} has no place" for name in sorted(set(tensors) - set(expected))]
-    problems += [f"{name} has no place" for name in sorted(set(state) - set(named))]
+    for owner, state in states.items():
+        problems += [f"{name} has no place" for name in sorted(set(state) - set(named[owner]))]
     problems += [
         f"{name} has shape {tuple(tensors[name].shape)} instead of {tuple(value.shape)}"
         for name, value in expected.items()
@@ -156,13 +166,24 @@ def restore(
         raise DamagedCheckpoint(f"{path} does not fit: " + "; ".join(problems[:5]))
     for name, value in expected.items():
         value.copy_(tensors[name])
-    order = {name: i for i, name in enumerate(named)}
-    index = {
-        order[weight]: {key: _laid_out(value, named[weight]) for key, value in entries.items()}
-        for weight, entries in state.items()
-    }
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": index, "param_groups": groups})
+    for owner, optimizer in optimizers.items():
+        weights = named[owner]
+        order = {name: i for i, name in enumerate(weights)}
+        index = {
+            order[name]: {key: _laid_out(value, weights[name]) for key, value in entries.items()}
+            for name, entries in states[owner].items()
+        }
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": index, "param_groups": groups})
+
+
+def _taken(tensors: dict[str, Tensor], prefix: str) -> dict[str, dict[str, Tensor]]:
+    """weight -> key -> tensor of an optimizer's state, which is taken out of `tensors`."""
+    state: dict[str, dict[str, Tensor]] = {}
+    for name in [name for name in tensors if name.startswith(prefix)]:
+        weight, _, key = name.removeprefix(prefix).rpartition("/")
+        state.setdefault(weight, {})[key] = tensors.pop(name)
+    return state
 
 
 def _laid_out(value: Tensor, like: Tensor) -> Tensor:

@@ -9,8 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from ..denoiser import Denoiser
+from ..losses.objective import Objective
 from ..models.unet import UNet, blocks_of
 from .ema import EMA
+
+
+def target_decay(objective: Objective, progress: float) -> float | None:
+    """The decay that the objective wants for its target in this step; None for the trainer's own.
+
+    Raises:
+        ValueError: unless it is in [0, 1).
+    """
+    ask = getattr(objective, "target_decay", None)
+    decay: float | None = None if ask is None else ask(progress)
+    if decay is not None and not 0 <= decay < 1:
+        raise ValueError(f"target_decay must be in [0, 1), got {decay} at progress {progress}")
+    return decay
 
 
 class Target(EMA):

@@ -19,7 +19,8 @@ class TermLoss(nn.Module):
     def __init__(self, objective: Objective, models: Models) -> None:
         super().__init__()
         self.student = models.student
-        # A tuple hides modules: only the student's weights are to be synchronised.
+        self.companion = models.companion
+        # A tuple hides modules: only the weights that are trained are to be synchronised.
         self._rest = (objective, models)
 
     def forward(self, term: str | None, batch: Batch, progress: float) -> tuple[Tensor, ...]:

@@ -22,6 +22,7 @@ from . import distributed, state
 from .captured import graph_pool
 from .checkpointer import Checkpointer
 from .checks import check_data, check_networks, check_objective
+from .companion import companion_of, companion_rate, frozen
 from .config import PRECISIONS, TrainConfig
 from .ema import Rate, averages
 from .feed import Feed
@@ -31,7 +32,7 @@ from .log import Clock, Log, Summary, peak_memory
 from .run_folder import RunFolder
 from .scaling import Update
 from .signals import Signals
-from .target import Target
+from .target import Target, target_decay
 
 Callback = Callable[["Trainer", int], None]
 
@@ -48,6 +49,7 @@ class Trainer:
         objective: loss, see `ctm_fast.losses`.
         student: network to train, in place; float32 weights.
         teacher: pretrained network if the objective needs one; set to eval mode and frozen.
+        weak: worse network that guides by its errors, for objectives that take one; frozen.
         data: name, path or open data set, see `ctm_fast.data.open`.
         out: folder for checkpoints, log and config; None keeps nothing.
         config: options, or the path of a `config.json` of an earlier run.
@@ -68,6 +70,7 @@ class Trainer:
         student: Denoiser,
         *,
         teacher: Denoiser | None = None,
+        weak: Denoiser | None = None,
         data: str | Path | ImageDataset,
         out: str | Path | None = None,
         config: TrainConfig | str | Path | None = None,
@@ -84,20 +87,21 @@ class Trainer:
         self.device = torch.device(device) if device is not None else distributed.default_device()
         self.data = datasets.open(data)
         check_objective(objective, teacher)
-        check_networks(student, teacher)
+        for other in (teacher, weak):
+            check_networks(student, other)
         check_data(student, self.data)
         self.student = student.to(self.device).train()
         distributed.same_weights(self.world, self.student)
         self.student.dtype = PRECISIONS[self.config.precision]
-        self.teacher = teacher
-        if isinstance(teacher, nn.Module):
-            self.teacher = teacher.to(self.device).eval().requires_grad_(False)
+        self.teacher, self.weak = (frozen(model, self.device) for model in (teacher, weak))
+        self._companion = companion_of(objective, self.student, self.world, self.device)
         self.step = 0
         self._averages = averages(self.student, self.config)
         wanted = "target" in objective.needs
         self._target = Target(self.student, Rate(self.config.target_ema)) if wanted else None
         followers = [*self._averages, *([self._target] if self._target else [])]
-        self._update = Update(self.student, self.config, followers)
+        beside = self._companion, companion_rate(objective)
+        self._update = Update(self.student, self.config, followers, *beside)
         scaled = self._update.scaler is not None
         late = self.device.type == "cuda" and not scaled
         self._monitor = Monitor(objective.terms, late=late, scaled=scaled)
@@ -121,9 +125,9 @@ class Trainer:
 
     @property
     def models(self) -> Models:
-        """Student, target and teacher as the objective sees them."""
+        """All networks as the objective sees them."""
         target = None if self._target is None else self._target.network
-        return Models(self.student, target, self.teacher)
+        return Models(self.student, target, self.teacher, self._companion, self.weak)
 
     @property
     def emas(self) -> list[Denoiser]:
@@ -214,6 +218,9 @@ class Trainer:
             self._feed.expect(step + 1, self._progress(step + 1))
         self._gradients.prepare(step, batch, progress)
         decays = [a.decay(self.images_seen, self.config.batch_size) for a in update.averages]
+        asked_for = target_decay(self.objective, progress)
+        if self._target is not None and asked_for is not None:
+            decays[-1] = asked_for
         applied = False
         while not applied:
             asked = signals.asked is not None
@@ -268,13 +275,15 @@ class Trainer:
     def _resume(self) -> Checkpointer | None:
         """Continue from the newest checkpoint of `out`."""
         identity = state.describe(
-            self.config, self.objective, self.student, self.teacher, self.data
+            self.config, self.objective, self.student, self.teacher, self.data, self.weak
         )
         distributed.check_same(self.world, "the run's configuration", identity)
         self._identity = identity
         if self.folder is None:
             return None
         modules: dict[str, nn.Module] = {"student": self.student}
+        if self._companion is not None:
+            modules["companion"] = self._companion
         if self._target is not None:
             modules["target"] = self._target.model
         modules |= {f"ema/{i}": model for i, model in enumerate(self.emas)}

@@ -1,5 +1,8 @@
 """Things that look like a `Denoiser` and contain something else: `wrap` takes any callable."""
 
+from .group import Group
+from .guidance import Guided
+from .routed import Routed
 from .times import (
     TIMES,
     ADMTime,
@@ -20,7 +23,10 @@ __all__ = [
     "DiffusersTime",
     "FlowMatchingTime",
     "FlowTime",
+    "Group",
+    "Guided",
     "RawSigma",
+    "Routed",
     "Time",
     "TrigFlowTime",
     "Wrapped",

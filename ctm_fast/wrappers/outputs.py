@@ -142,6 +142,10 @@ class Convention:
         """The host's time, shape of `sigma`."""
         return self.time.time(sigma)
 
+    def c_noise_to(self, told: Tensor, told_to: Tensor) -> Tensor:
+        """The host's time of the destination, given the times of both levels."""
+        return told_to
+
     def denoise_coefficients(self, sigma: Tensor) -> Coefficients:
         """(P, Q) with D = P x + Q F, shape of `sigma`."""
         return self.output.denoise(self.time, sigma)

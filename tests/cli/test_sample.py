@@ -47,6 +47,30 @@ def test_refusals(tmp_path, student_file, capsys, words, message) -> None:
     assert message in capsys.readouterr().err
 
 
+def test_guided_and_routed_models(tmp_path, teacher_file, capsys) -> None:
+    out, two = tmp_path / "x.npz", ["--num", "3", "--steps", "2"]
+    for words, calls in [
+        (["--bad", str(teacher_file), "--guidance", "1.5"], 6),
+        (["--guidance", "1.5"], 6),
+        (["--below", str(teacher_file), "--boundary", "0.5"], 3),
+    ]:
+        assert sample(teacher_file, out, *two, *words) == 0
+        assert f"3 images, {calls} network calls each" in capsys.readouterr().out
+    assert sample(teacher_file, out, *two, "--bad", str(teacher_file)) == 1
+    assert "--bad needs --guidance" in capsys.readouterr().err
+
+
+def test_phases(tmp_path, teacher_file, capsys) -> None:
+    out, words = tmp_path / "x.npz", ["--num", "2", "--overrides", "kind=consistency"]
+    words += ["--method", "phased", "--edges", "0.5", "3", "--eta", "0.9"]
+    assert sample(teacher_file, out, *words) == 0
+    assert "2 images, 3 network calls each" in capsys.readouterr().out
+    model = load(teacher_file, kind="consistency")
+    images = Sampler(model, method="phased", edges=[3, 0.5], eta=0.9)(2, labels=[0, 1])
+    expected = ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(np.load(out)["arr_0"], expected)
+
+
 def test_unknown_ending(tmp_path, student_file, capsys) -> None:
     assert sample(student_file, tmp_path / "x.jpg") == 1
     assert "x.jpg" in capsys.readouterr().err

@@ -79,3 +79,40 @@ def test_new_denoiser_takes_shape_classes_and_sigma_data_from_the_data() -> None
     assert model.sigma_data == digits.sigma_data
     assert model.precond.noise_embedding == "quarter_log"
     assert new_denoiser("digits", digits, seed=0, destination=True).kind == "trajectory"
+
+
+def test_preset_values_are_defaults_that_the_command_line_changes(tmp_path, teacher_file) -> None:
+    words = ["--teacher", str(teacher_file), "--batch-size", "8", "--steps", "1"]
+    words += [
+        "--no-progress-bar",
+        "--seed",
+        "3",
+        "objective:ect",
+        "--objective.weighting",
+        "karras",
+    ]
+    assert main(["train", "--preset", "ect-digits", "--out", str(tmp_path), *words]) == 0
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["train"]["lr"] == 1e-3
+    assert config["train"]["batch_size"] == 8
+    assert config["objective"]["weighting"] == "karras"
+    assert config["objective"]["density"]["P_mean"] == -0.7
+    model = load(tmp_path / "model.safetensors")
+    assert (model.kind, model.sigma_min, model.sigma_max) == ("consistency", 0.01, 20.0)
+
+
+def test_objectives_that_refer_to_the_data_set_get_it(tmp_path, teacher_file) -> None:
+    words = ["--teacher", str(teacher_file), "objective:sct", "--objective.reference", "data"]
+    assert train(tmp_path, *words, steps=1) == 0
+
+
+def test_preset_refusals(tmp_path, teacher_file, capsys) -> None:
+    for words, message, status in [
+        (["--preset", "ect-cifar10"], "needs the data", 1),
+        (["--preset", "ect-digits"], "starts from a trained model: --teacher MODEL", 1),
+        (["--preset", "ect-digit"], "unknown preset 'ect-digit'", 2),
+        (["--preset"], "", 2),
+        (["objective:dsm"], "say where the run is kept: --out", 1),
+    ]:
+        assert main(["train", *words]) == status
+        assert message in capsys.readouterr().err

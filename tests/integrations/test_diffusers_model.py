@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from ctm_fast.denoiser import Denoiser
 from ctm_fast.integrations.diffusers_model import CTMModel
+from ctm_fast.noise_embeddings import FlowTime, NoiseEmbedding
 from ctm_fast.precond import Preconditioning
 
 from .diffusers_worlds import denoiser, unit_noise
@@ -21,9 +22,9 @@ def time(sigma: float) -> float:
     return 250 * math.log(sigma)
 
 
-@pytest.mark.parametrize("embedding", ["quarter_log", "log_250"])
+@pytest.mark.parametrize("embedding", ["quarter_log", "log_250", FlowTime()], ids=str)
 @pytest.mark.parametrize("kind", ["trajectory", "consistency"])
-def test_it_gives_the_networks_raw_output(kind: str, embedding: str) -> None:
+def test_it_gives_the_networks_raw_output(kind: str, embedding: NoiseEmbedding) -> None:
     model = denoiser(kind, label_dim=3).eval()
     model.precond = Preconditioning(model.precond.inner, noise_embedding=embedding)
     wrapped = CTMModel.from_denoiser(model).eval()

@@ -7,7 +7,7 @@ import torch
 
 from ctm_fast import models as networks
 from ctm_fast.denoiser import Denoiser
-from ctm_fast.losses import DISTANCES, L1, L2, Models, PseudoHuber, TeacherFeatures
+from ctm_fast.losses import DISTANCES, L1, L2, Models, Norm, PseudoHuber, TeacherFeatures
 from ctm_fast.rng import stream
 
 from .tools import constant
@@ -30,10 +30,11 @@ def test_pixel_distances_by_hand() -> None:
     torch.testing.assert_close(between(L1(), A, B), (A - B).abs().flatten(1).mean(1))
     c = 0.03 * math.sqrt(64)
     norm = ((A - B) ** 2).flatten(1).sum(1)
+    torch.testing.assert_close(between(Norm(), A, B), norm.sqrt())
     torch.testing.assert_close(between(PseudoHuber(0.03), A, B), (norm + c * c).sqrt() - c)
 
 
-@pytest.mark.parametrize("name", ["l1", "l2", "pseudo_huber", "teacher_features"])
+@pytest.mark.parametrize("name", ["l1", "l2", "norm", "pseudo_huber", "teacher_features"])
 def test_zero_at_equality_symmetric_and_differentiable(name: str) -> None:
     distance, models = DISTANCES[name](), Models(constant(0.0, True), None, teacher())
     assert between(distance, A, A, models).abs().max() == 0
@@ -54,9 +55,10 @@ def test_pseudo_huber_keeps_precision_for_small_differences() -> None:
     assert exact.item() == pytest.approx(64e-12 / (2 * 0.24), rel=1e-6)
 
 
-def test_gradient_at_equality_is_finite() -> None:
+@pytest.mark.parametrize("distance", [PseudoHuber(), Norm()])
+def test_gradient_at_equality_is_finite(distance) -> None:
     x = A.clone().requires_grad_()
-    between(PseudoHuber(), x, A).sum().backward()
+    between(distance, x, A).sum().backward()
     assert x.grad.abs().max() == 0
 
 

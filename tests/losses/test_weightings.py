@@ -16,6 +16,7 @@ FORMULAS = {
     "karras": lambda t: (t**2 + 0.49) / (t * 0.7) ** 2,
     "sqrt_t": lambda t: t**0.5,
     "inverse_gap": lambda t: 1 / (1 - 0.25),
+    "inverse_step": lambda t: 1 / (0.75 * t),
 }
 
 

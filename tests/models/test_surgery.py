@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from ctm_fast.denoiser import Denoiser
-from ctm_fast.models import net_from_config, student_from
-from ctm_fast.precond import EDM, Preconditioning
+from ctm_fast.models import consistency_from, net_from_config, student_from
+from ctm_fast.precond import CM, EDM, Preconditioning
 from tests.analytic import column
 from tests.models.tiny import ADM, SONG, inputs, randomised
 
@@ -79,3 +79,36 @@ def test_students_differ_by_seed():
 def test_foreign_networks_are_refused():
     with pytest.raises(ValueError, match="got Linear"):
         student_from(Denoiser(nn.Linear(2, 2)))
+
+
+@each
+@pytest.mark.parametrize("kind", ["consistency", "denoiser"])
+def test_a_consistency_student_begins_as_its_teacher(config, kind):
+    teacher = Denoiser(randomised(config), Preconditioning(EDM(0.7)), sigma_min=0.01, sigma_max=9)
+    student = consistency_from(teacher, kind=kind)
+    assert student.kind == kind and student.precond == teacher.precond
+    assert (student.sigma_min, student.sigma_max) == (0.01, 9)
+    assert student.training and all(p.requires_grad for p in student.parameters())
+    given = inputs(config)
+    x, sigma, labels = given["x"], given["c_noise"].exp(), given["classes"]
+    found = student.eval()(x, sigma, labels)
+    assert torch.allclose(found, teacher.eval()(x, sigma, labels), rtol=1e-10)
+    with torch.no_grad():
+        student.last_layer.weight.add_(1)
+    assert not torch.equal(student.last_layer.weight, teacher.last_layer.weight)
+
+
+def test_a_consistency_student_may_have_other_scalings_and_dropout():
+    teacher = Denoiser(randomised(SONG), Preconditioning(EDM(0.7)), sigma_min=0.01, sigma_max=9)
+    student = consistency_from(teacher, inner=CM(0.7, 0.01), dropout=0.3)
+    assert student.precond == Preconditioning(CM(0.7, 0.01))
+    assert student.net.config == dataclasses.replace(SONG, augment_dim=0, dropout=0.3)
+    x = inputs(SONG)["x"]
+    assert torch.allclose(student.eval()(x, 0.01), x, rtol=1e-10)
+    again = consistency_from(student)
+    assert again.kind == "consistency"
+
+
+def test_a_trajectory_model_is_no_start_for_a_consistency_student():
+    with pytest.raises(ValueError, match="trajectory"):
+        consistency_from(student_from(Denoiser(randomised(SONG))))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ctm_fast.sampler import Sampler, sampling_sigmas
-from ctm_fast.sampler.methods import JUMP_METHODS, METHODS, SAMPLERS
+from ctm_fast.sampler.methods import JUMP_METHODS, METHODS, PHASED, SAMPLERS
 
 from .worlds import World, latents, small_model
 
@@ -66,7 +66,9 @@ def test_network_calls_are_counted_right(name):
     for steps in [1] if name in ("onestep", "jumps") else [1, 2, 5]:
         world = World()
         options = {"sigmas": [80.0, 0.002], "landings": [0.002]} if name == "jumps" else {}
+        if name == PHASED:
+            world, options = World("consistency"), {"edges": range(1, steps)}
         sampler = Sampler(world, steps=steps, method=name, **options)
         sampler(3)
         assert sampler.nfe == world.calls
-        assert sampler.nfe == (steps if name in (*JUMP_METHODS, "euler") else 2 * steps - 1)
+        assert sampler.nfe == (steps if name in (*JUMP_METHODS, "euler", PHASED) else 2 * steps - 1)

@@ -26,6 +26,21 @@ def test_multistep_by_hand():
     torch.testing.assert_close(images, flow(noisy, middle, 0.002), rtol=1e-12, atol=1e-15)
 
 
+def test_noise_may_be_added_to_an_image_that_counts_as_clean():
+    """ECT's x + mid z, where CM adds sqrt(mid^2 - sigma_min^2) z."""
+    x, unit, sigmas = latents(3), latents(3, sigma=1.0), [80.0, 0.004, 0.002]
+    for renoise, std in [("zero", 0.004), ("sigma_min", (0.004**2 - 0.002**2) ** 0.5)]:
+        images = sample_cm_multistep(
+            *(World("consistency"), x, sigmas, None, None, True),
+            renoise=renoise,
+            noise_sampler=lambda sigma, sigma_to: unit,
+        )
+        noisy = flow(x, 80.0, 0.002) + std * unit
+        torch.testing.assert_close(images, flow(noisy, 0.004, 0.002), rtol=1e-12, atol=1e-15)
+    with pytest.raises(ValueError, match="renoise is 'half'"):
+        sample_cm_multistep(World("consistency"), x, sigmas, renoise="half")
+
+
 def test_a_consistency_network_is_called_without_destination():
     model = small_model("consistency").eval()
     x = latents(3).float()

@@ -24,6 +24,8 @@ UNET = unet_model()
         (TRAJECTORY, {"sigmas": [80, 1, 0.5, 0.002]}, "exact", 3),
         (CONSISTENCY, {}, "onestep", 1),
         (CONSISTENCY, {"steps": 2}, "cm_multistep", 2),
+        (CONSISTENCY, {"sigmas": [80, 0.8, 0.002]}, "cm_multistep", 2),
+        (CONSISTENCY, {"sigmas": [80, 0.002, 0]}, "onestep", 1),
         (CONSISTENCY, {"method": "gamma", "steps": 2, "gamma": 1}, "gamma", 2),
         (DENOISER, {}, "heun", 18),
         (DENOISER, {"method": "churn", "steps": 256}, "churn", 256),

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from ctm_fast.losses import SCM
 from tests.trainer import tiny
 
 RUN = dict(batch_size=8, steps=3, microbatch=3, log_every=1)
@@ -37,6 +38,31 @@ def in_one_pass(out: Path, rank: int) -> None:
     run.fit()
     kept = {name: value.contiguous() for name, value in tiny.weights(run.ema).items()}
     save_file(kept, out / f"one-pass-{rank}.safetensors")
+
+
+def through_a_derivative(out: Path, rank: int) -> None:
+    """Three steps of a loss that differentiates the student in forward mode."""
+    student = tiny.denoiser(seed=rank).to(memory_format=torch.channels_last)
+    run = tiny.trainer(tiny.FLOW_MAP, student=student, **RUN)
+    run.fit()
+    kept = {name: value.contiguous() for name, value in tiny.weights(run.ema).items()}
+    save_file(kept, out / f"derivative-{rank}.safetensors")
+
+
+def with_companion(out: Path, rank: int) -> None:
+    """Three steps with a learned weight that differs between the processes at first."""
+
+    class Own(SCM):
+        def companion(self, student: object) -> torch.nn.Module:
+            made = super().companion(student)
+            torch.nn.init.constant_(made.bias, rank / 4)
+            return made
+
+    student = tiny.denoiser(seed=rank, kind="consistency", destination=False)
+    run = tiny.trainer(Own(warmup=0.5), student=student, **RUN)
+    run.fit()
+    kept = {**tiny.weights(run.student), **tiny.weights(run.models.companion)}
+    save_file(kept, out / f"companion-{rank}.safetensors")
 
 
 def resumed(out: Path, rank: int) -> None:
@@ -95,6 +121,8 @@ def stopped(out: Path, rank: int) -> None:
 CHECKS: tuple[Callable[[Path, int], None], ...] = (
     same_as_one_process,
     in_one_pass,
+    through_a_derivative,
+    with_companion,
     resumed,
     different_configuration,
     bad_loss,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ctm_fast.data import ArrayDataset
-from ctm_fast.losses import CTM, DSM, Balance
+from ctm_fast.losses import CTM, DSM, TCM, Balance
 from tests.trainer import tiny
 
 
@@ -58,3 +58,18 @@ def test_data():
         tiny.trainer(data=ArrayDataset(pixels(), labels))
     with pytest.raises(ValueError, match="no-such-data"):
         tiny.trainer(data="no-such-data")
+
+
+def consistency(seed: int):
+    model = tiny.denoiser(seed, destination=False)
+    model.kind = "consistency"
+    return model
+
+
+def test_kind_of_the_teacher():
+    tiny.trainer(TCM(), student=consistency(0), teacher=consistency(1))
+    with pytest.raises(ValueError, match="needs a teacher of kind 'consistency', got kind 'den"):
+        tiny.trainer(TCM(), student=consistency(0))
+    with pytest.raises(ValueError, match=r"CTM needs a teacher that denoises.*got kind 'consis"):
+        tiny.trainer(CTM(num_scales=4), teacher=consistency(1))
+    tiny.trainer(CTM(num_scales=4), teacher=tiny.denoiser(1))

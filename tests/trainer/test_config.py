@@ -77,3 +77,13 @@ def test_learning_rate_warms_up_and_cools_down():
 def test_it_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         TrainConfig().lr = 1.0
+
+
+def test_learning_rate_that_falls_as_one_over_the_root() -> None:
+    """ECT on ImageNet-64: lr / sqrt(max(step / 2000, 1))."""
+    config = TrainConfig(steps=20_000, lr=1e-3, lr_decay_from=2_000)
+    for step, expected in [(0, 1e-3), (2_000, 1e-3), (8_000, 5e-4), (18_000, 1e-3 / 3)]:
+        assert config.learning_rate(step) == pytest.approx(expected)
+    assert TrainConfig(lr=1e-3).learning_rate(9_000) == 1e-3
+    with pytest.raises(ValueError, match="lr_decay_from must be a whole number"):
+        TrainConfig(lr_decay_from=-1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ctm_fast.losses import SCM
 from ctm_fast.trainer import World
 from ctm_fast.trainer.distributed import check_same, from_first, raise_together, start
 from tests.trainer import processes, tiny
@@ -51,6 +52,29 @@ def test_two_processes_in_one_pass(two_processes):
     for name, value in tiny.weights(run.ema).items():
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_two_processes_with_a_derivative_in_the_loss(two_processes):
+    assert results(two_processes, "through_a_derivative") == ["ok", "ok"]
+    run = tiny.trainer(tiny.FLOW_MAP, **RUN)
+    run.fit()
+    first, second = (load_file(two_processes / f"derivative-{rank}.safetensors") for rank in (0, 1))
+    for name, value in tiny.weights(run.ema).items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_two_processes_train_a_companion(two_processes):
+    assert results(two_processes, "with_companion") == ["ok", "ok"]
+    run = tiny.trainer(SCM(warmup=0.5), **RUN)
+    run.fit()
+    first, second = (load_file(two_processes / f"companion-{rank}.safetensors") for rank in (0, 1))
+    found = {**tiny.weights(run.student), **tiny.weights(run.models.companion)}
+    assert set(found) == set(first)
+    assert first["weight"].abs().max() > 0
+    for name, value in found.items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_two_processes_resume(two_processes):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ctm_fast.losses import CTM
+from ctm_fast.losses.sct import SCT
 from ctm_fast.trainer import TrainConfig, World
 from ctm_fast.trainer.feed import Feed
 from tests.trainer import tiny
@@ -150,3 +151,13 @@ def test_batches_are_copied_from_pinned_memory():
     assert batch.images.is_cuda
     assert torch.equal(batch.images.cpu(), feed()(1, 0.0).images)
     assert batch.known("t_index").device.type == "cpu"
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_an_objective_that_wants_the_images_gets_all_of_them(labelled):
+    objective, data = SCT(reference="pool", reference_size=8), tiny.dataset()
+    config = TrainConfig(batch_size=8)
+    Feed(objective, data, config, ALONE, torch.device("cpu"), labelled)
+    every = torch.arange(len(data))
+    assert torch.equal(objective._pool.images, data.images(every))
+    assert bool(objective._pool.rows) == labelled

@@ -9,7 +9,7 @@ from ctm_fast.rng import stream
 from ctm_fast.trainer import TrainConfig
 from ctm_fast.trainer.distributed import World
 from ctm_fast.trainer.gradients import StepGradients
-from ctm_fast.trainer.one_pass import backward_together, student_outputs
+from ctm_fast.trainer.one_pass import backward_together, check_one_pass, student_outputs
 from tests.trainer import tiny
 
 
@@ -53,6 +53,8 @@ def test_refusals():
     for other in ({"capture": True}, {"precision": "fp16"}):
         with pytest.raises(ValueError, match="one_pass=True cannot be combined"):
             TrainConfig(one_pass=True, **other)
+    with pytest.raises(ValueError, match="trains a module beside it"):
+        check_one_pass(CTM(num_scales=4), None, 8, nn.Linear(1, 1))
     student = tiny.denoiser()
     student.net.last_layer.requires_grad_(False)
     with pytest.raises(ValueError, match="train the last layer"):

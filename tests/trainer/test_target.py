@@ -1,16 +1,20 @@
 """The target network in half precision: the bits of autocast, follows the average, casts once."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ctm_fast import models as networks
+from ctm_fast.curricula import SquareRootScales
 from ctm_fast.denoiser import Denoiser
+from ctm_fast.losses import CM, CTM
 from ctm_fast.rng import stream
 from ctm_fast.trainer.distributed import World
 from ctm_fast.trainer.ema import Rate
 from ctm_fast.trainer.gradients import StepGradients
-from ctm_fast.trainer.target import Target
+from ctm_fast.trainer.target import Target, target_decay
 from tests.trainer import tiny
 
 SMALL = {
@@ -130,3 +134,54 @@ def test_the_students_weights_are_cast_once_per_step(inner, monkeypatch):
     assert often >= 8
     for ours, theirs in zip(gradients, expected, strict=True):
         assert torch.equal(ours, theirs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheduled(CTM):
+    """CTM whose target follows more slowly as the training goes on, and in the end as always."""
+
+    num_scales: int = 4
+    slope: float = 0.9
+
+    def target_decay(self, progress):
+        """The decay at first, None at the end."""
+        return self.slope * progress if progress < 0.7 else None
+
+
+CT = CM(scales=SquareRootScales(2, 4), teacher_solver=None, decay=0.9)  # N = 2, 3, 4, 5, 5
+DECAYS = {
+    "own": (Scheduled(), [0.0, 0.18, 0.36, 0.54, 0.25]),
+    "published": (CT, [0.9 ** (2 / count) for count in (1, 2, 3, 4, 4)]),
+}
+
+
+@pytest.mark.parametrize("name", DECAYS)
+def test_an_objective_may_set_the_decay(name):
+    objective, decays = DECAYS[name]
+    kept = []
+
+    def keep(run, step):
+        kept.append([tiny.weights(run.student), tiny.weights(run.models.target)])
+
+    options = dict(target_ema=0.25, ema=(0.5,), preview_every=1, callbacks=[keep])
+    run = tiny.trainer(objective, steps=5, **options)
+    expected = tiny.weights(run.student)
+    run.fit()
+    for decay, (student, target) in zip(decays, kept, strict=True):
+        for key, value in student.items():
+            expected[key] = decay * expected[key] + (1 - decay) * value
+            torch.testing.assert_close(target[key], expected[key], rtol=1e-5, atol=1e-7)
+            assert decay > 0 or torch.equal(target[key], value)
+    # The averages of the run keep their own.
+    expected = tiny.weights(tiny.trainer(objective, steps=5).student)
+    for student, _ in kept:
+        expected = {k: 0.5 * v + 0.5 * student[k] for k, v in expected.items()}
+    for key, value in tiny.weights(run.ema).items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-7)
+
+
+def test_a_bad_decay_is_refused():
+    assert target_decay(CTM(), 0.5) is None
+    for slope in (2.0, -0.1, float("nan")):
+        with pytest.raises(ValueError, match=r"target_decay must be in \[0, 1\), got"):
+            target_decay(Scheduled(slope=slope), 0.5)

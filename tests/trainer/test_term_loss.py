@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from ctm_fast.losses import CTM, DSM
+from ctm_fast.losses import CTM, DSM, SCM
 from ctm_fast.trainer.term_loss import TermLoss, reached
 from tests.trainer import tiny
 
@@ -28,6 +28,13 @@ def test_terms_apart_and_together():
         torch.testing.assert_close(loss, apart, rtol=1e-5, atol=1e-6)
     # Only the student is a part of the module.
     assert {id(p) for p in module.parameters()} == {id(p) for p in run.student.parameters()}
+
+
+def test_a_companion_is_a_part():
+    run, _ = prepared(SCM())
+    module = TermLoss(run.objective, run.models)
+    trained = [*run.student.parameters(), *run.models.companion.parameters()]
+    assert {id(p) for p in module.parameters()} == {id(p) for p in trained}
 
 
 def test_another_shape_is_refused():

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from ctm_fast.data import ArrayDataset
 from ctm_fast.denoiser import Denoiser
-from ctm_fast.losses import CTM, DSM, Batch, Models
+from ctm_fast.losses import CTM, DSM, Batch, MeanFlow, Models
 from ctm_fast.rng import stream
 from ctm_fast.trainer import Trainer
 
 SIZE, CLASSES, CHANNELS = 4, 3, 8
+FLOW_MAP = MeanFlow()  # differentiates the student inside its loss
 
 
 class TinyNet(nn.Module):
@@ -48,9 +49,9 @@ class TinyNet(nn.Module):
         return torch.tanh(self.first(x) + added[:, :, None, None])
 
 
-def denoiser(seed: int = 0, **options: Any) -> Denoiser:
+def denoiser(seed: int = 0, kind: str | None = None, **options: Any) -> Denoiser:
     """Tiny model with weights that depend on `seed` only."""
-    model = Denoiser(TinyNet(**options))
+    model = Denoiser(TinyNet(**options), kind=kind)
     generator = stream(seed, 1)
     with torch.no_grad():
         for weight in model.parameters():
@@ -68,7 +69,10 @@ def dataset(size: int = 24) -> ArrayDataset:
 def trainer(objective: Any = None, **options: Any) -> Trainer:
     """Trainer of a tiny CTM; options as of `Trainer`, and `dropout` and `student`."""
     objective = CTM(num_scales=4) if objective is None else objective
-    student = options.pop("student", None) or denoiser(dropout=options.pop("dropout", 0.0))
+    wanted: dict[str, Any] = {"dropout": options.pop("dropout", 0.0)}
+    if getattr(objective, "student_kind", None) == "consistency":
+        wanted |= {"kind": "consistency", "destination": False}
+    student = options.pop("student", None) or denoiser(**wanted)
     defaults = dict(data=dataset(), batch_size=8, steps=6, lr=1e-2, log_every=2, progress_bar=False)
     if "teacher" in objective.needs and "teacher" not in options:
         defaults["teacher"] = denoiser(seed=1, destination=False)

@@ -1,0 +1,21 @@
+"""The table of presets."""
+
+from __future__ import annotations
+
+from . import cifar10, digits, imagenet64
+from .preset import Preset
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset for preset in (*cifar10.PRESETS, *imagenet64.PRESETS, *digits.PRESETS)
+}
+
+
+def preset_named(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; choose from {sorted(PRESETS)}")
+    return PRESETS[name]
