@@ -155,7 +155,7 @@ def test_batches_are_copied_from_pinned_memory():
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_an_objective_that_wants_the_images_gets_all_of_them(labelled):
-    objective, data = SCT(reference="pool", reference_size=8), tiny.dataset()
+    objective, data = SCT(reference="pool", references=8), tiny.dataset()
     config = TrainConfig(batch_size=8)
     Feed(objective, data, config, ALONE, torch.device("cpu"), labelled)
     every = torch.arange(len(data))
