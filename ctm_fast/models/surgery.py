@@ -105,7 +105,7 @@ def student_net(net: UNet, seed: int = 0) -> UNet:
 
 
 def copied_net(net: UNet, seed: int = 0, **changes: Any) -> UNet:
-    """Copy of `net` without augmentation labels, in channels-last memory, its configuration changed.
+    """Channels-last copy of `net` without augmentation labels, its configuration changed.
 
     Args:
         net: weights of the same name are copied.
