@@ -50,13 +50,15 @@ def save(denoiser: Denoiser, path: str | Path, **provenance: Any) -> Path:
         raise ValueError(f"{path} is a folder")
     if not path.parent.is_dir():
         raise ValueError(f"the folder {path.parent} does not exist")
-    config = getattr(denoiser.net, "config", None)
+    # A group of models, as guidance makes one, has no network of its own.
+    net = getattr(denoiser, "net", denoiser)
+    config = getattr(net, "config", None)
     if config is None:
         raise ValueError(
-            f"a {type(denoiser.net).__name__} has no config to rebuild it from; only networks of "
+            f"a {type(net).__name__} has no config to rebuild it from; only networks of "
             "ctm_fast.models can be saved"
         )
-    weights = denoiser.net.state_dict()
+    weights = net.state_dict()
     if bad := not_finite(weights):
         raise ValueError(f"refusing to save weights that are not finite: {some(bad)}")
     if denoiser.notes:

@@ -103,11 +103,6 @@ class Train:
             seed=self.train.seed,
             sigma_range=None if preset is None else preset.sigma_range,
         )
-        objective: Any = self.objective
-        if getattr(objective, "wants_data", False):
-            every = torch.arange(len(dataset))
-            labels = dataset.labels(every) if student.label_dim else None
-            objective.attach(dataset.images(every), labels)
         trainer = Trainer(
             self.objective,
             student,

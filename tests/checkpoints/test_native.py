@@ -15,6 +15,7 @@ from ctm_fast.checkpoints.files import checksum
 from ctm_fast.checkpoints.native import header, load, save
 from ctm_fast.denoiser import Denoiser
 from ctm_fast.precond import CM, EDM, Preconditioning, Variance
+from ctm_fast.wrappers.guidance import Guided
 
 
 def model(name="ctm-digits", precond=None, **options):
@@ -109,6 +110,13 @@ def test_saving_what_cannot_be_loaded_again_is_refused(tmp_path):
         next(good.parameters())[0] = float("nan")
     with pytest.raises(ValueError, match="not finite"):
         save(good, path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_group_of_models_is_refused(tmp_path):
+    good, bad = model(), model()
+    with pytest.raises(ValueError, match="Guided has no config"):
+        save(Guided(good, bad), tmp_path / "guided.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
