@@ -95,8 +95,7 @@ def runs(tmp_path_factory) -> dict[str, tuple[int, str]]:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example(path: Path, runs: dict[str, tuple[int, str]]) -> None:
-    if missing(path):
-        pytest.skip(f"needs {needs(path)}: pip install ctm_fast[{needs(path)}]")
+    assert not missing(path), f"needs {needs(path)}, of the extra `test`"
     code, printed = runs[path.stem]
     assert code == 0, printed
     assert re.search(PRINTS[path.stem], printed), printed

@@ -24,13 +24,13 @@ from .linear_path import (
     velocity_slope,
     within,
 )
-from .objective import Balance, Batch, Models
+from .objective import Batch, Models, OneTerm
 from .tangents import NORMALISATIONS, check_method, check_normalisation
 from .trajectories import teacher_of
 
 
 @dataclass(frozen=True)
-class AYF:
+class AYF(OneTerm):
     """|F - stop_gradient(F- + g)|^2 with the tangent g = (v - F-) + w (s - t) dF-/dt, normalised.
 
     That tangent is df-/dt as z moves with the teacher: the flow map must not change along a
@@ -52,6 +52,7 @@ class AYF:
     Source: Sabour et al. 2025 (AYF-EMD). The numbers are unverified.
     """
 
+    term: ClassVar[str] = "ayf"
     student_kind: ClassVar[str] = "trajectory"  # `kind` of the `Denoiser` that is trained
     capturable: ClassVar[bool] = False  # a graph cannot replay the dropout masks
 
@@ -77,16 +78,6 @@ class AYF:
     def needs(self) -> frozenset[str]:
         """The teacher."""
         return frozenset({"teacher"})
-
-    @property
-    def terms(self) -> tuple[str, ...]:
-        """The one term."""
-        return ("ayf",)
-
-    @property
-    def balance(self) -> dict[str, Balance]:
-        """Nothing to balance."""
-        return {}
 
     def strength(self, progress: float) -> float:
         """w, the factor of dF-/dt: rises linearly to `limit`, in [0, limit]."""

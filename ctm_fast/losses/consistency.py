@@ -21,11 +21,11 @@ from ..registry import choice
 from ..sigmas import RHO, SIGMA_MAX, SIGMA_MIN, check_sigma_range
 from .distances import AnyDistance, PseudoHuber
 from .dsm import noised
-from .objective import Balance, Batch, Models
+from .objective import Batch, Models, OneTerm
 
 
 @dataclass(frozen=True)
-class Consistency:
+class Consistency(OneTerm):
     """Base of the objectives; each of them says where its five choices differ.
 
     Levels: `levels`, which each objective has to give. Pair: `point`, by default the image with
@@ -37,25 +37,11 @@ class Consistency:
     there it can share the estimate's dropout masks.
     """
 
+    term: ClassVar[str] = "consistency"
     student_kind: ClassVar[str] = "consistency"  # `kind` of the `Denoiser` that is trained
     capturable: ClassVar[bool] = False  # a graph cannot replay the dropout masks of the target
 
     distance: AnyDistance = choice("ctm_fast.losses.distances:DISTANCES", PseudoHuber)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Nothing but the student."""
-        return frozenset()
-
-    @property
-    def terms(self) -> tuple[str, ...]:
-        """The one term."""
-        return ("consistency",)
-
-    @property
-    def balance(self) -> dict[str, Balance]:
-        """Nothing to balance."""
-        return {}
 
     def levels(
         self, batch_size: int, generator: torch.Generator, progress: float

@@ -13,7 +13,7 @@ from ..denoiser import Denoiser
 from ..densities import AnyDensity, LogNormal
 from ..kernels.add_noise import add_noise
 from ..registry import choice
-from .objective import Balance, Batch, Models
+from .objective import Batch, Models, OneTerm
 
 
 def noised(images: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
@@ -41,13 +41,14 @@ def denoising_error(denoised: Tensor, images: Tensor, sigma: Tensor, sigma_data:
 
 
 @dataclass(frozen=True)
-class DSM:
+class DSM(OneTerm):
     """Denoising score matching: teaches a network E[image | noisy image] at every noise level.
 
     With `label_dropout` > 0 that share of the labels is replaced by "no label" (all zeros), which
     classifier-free guidance needs.
     """
 
+    term: ClassVar[str] = "dsm"
     capturable: ClassVar[bool] = True  # the loss depends on the batch's tensors alone
 
     density: AnyDensity = choice("ctm_fast.densities:DENSITIES", LogNormal)  # training noise levels
@@ -56,21 +57,6 @@ class DSM:
     def __post_init__(self) -> None:
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout must be in [0, 1], got {self.label_dropout}")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Nothing but the student."""
-        return frozenset()
-
-    @property
-    def terms(self) -> tuple[str, ...]:
-        """The one term."""
-        return ("dsm",)
-
-    @property
-    def balance(self) -> dict[str, Balance]:
-        """Nothing to balance."""
-        return {}
 
     def draw(
         self,

@@ -23,12 +23,12 @@ from .linear_path import (
     velocity_slope,
     within,
 )
-from .objective import Balance, Batch, Models
+from .objective import Batch, Models, OneTerm
 from .tangents import check_method
 
 
 @dataclass(frozen=True)
-class MeanFlow:
+class MeanFlow(OneTerm):
     """|u - stop_gradient(v - (t - r) du/dt)|^2, divided by (itself + eps)^power.
 
     The student is a `Denoiser` of kind "trajectory" with the outer parametrisation `Euler`;
@@ -51,6 +51,7 @@ class MeanFlow:
     """
 
     student_kind: ClassVar[str] = "trajectory"  # `kind` of the `Denoiser` that is trained
+    term: ClassVar[str] = "meanflow"
     capturable: ClassVar[bool] = False  # a graph cannot replay the dropout masks
 
     times: FlowTimes = field(default_factory=FlowTimes)  # how t and r are drawn
@@ -76,21 +77,6 @@ class MeanFlow:
             )
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout must be in [0, 1], got {self.label_dropout}")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Nothing but the student."""
-        return frozenset()
-
-    @property
-    def terms(self) -> tuple[str, ...]:
-        """The one term."""
-        return ("meanflow",)
-
-    @property
-    def balance(self) -> dict[str, Balance]:
-        """Nothing to balance."""
-        return {}
 
     @property
     def guided(self) -> bool:

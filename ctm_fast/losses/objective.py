@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -169,6 +169,27 @@ class Objective(Protocol):
     def loss(self, term: str, batch: Batch, models: Models, progress: float = 0.0) -> Tensor:
         """Loss of one term per image, (batch,), already multiplied by its fixed weight."""
         ...
+
+
+class OneTerm:
+    """Part of an objective that has one term, `term`: nothing to balance, only a student needed."""
+
+    term: ClassVar[str]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Nothing but the student."""
+        return frozenset()
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The one term."""
+        return (self.term,)
+
+    @property
+    def balance(self) -> dict[str, Balance]:
+        """Nothing to balance."""
+        return {}
 
 
 def evaluate(

@@ -24,7 +24,7 @@ from ..registry import choice
 from ..wrappers.times import TrigFlowTime
 from .consistency import check_student
 from .learned_weight import LearnedWeight, weighted
-from .objective import Balance, Batch, Models
+from .objective import Batch, Models, OneTerm
 from .tangents import NORMALISATIONS, check_method, check_normalisation, derivative
 from .trigflow import column, cos_sin, raw, teacher_velocity
 
@@ -34,7 +34,7 @@ def _levels() -> LogNormal:
 
 
 @dataclass(frozen=True)
-class SCM:
+class SCM(OneTerm):
     """Trains a consistency model by its tangent, without time steps.
 
     L = e^w/D |F - F^- + g|^2 - w for the network F, F^- = stop_gradient F, D values per image, and
@@ -52,6 +52,7 @@ class SCM:
         ValueError: for values outside the range stated beside them.
     """
 
+    term: ClassVar[str] = "consistency"
     student_kind: ClassVar[str] = "consistency"  # `kind` of the `Denoiser` that is trained
 
     # Table 4 of the paper: (-1.0, 1.4) CIFAR-10, (-1.0, 1.6) ImageNet-64, (-0.8, 1.6) ImageNet-512.
@@ -78,16 +79,6 @@ class SCM:
     def needs(self) -> frozenset[str]:
         """The teacher, if there is one."""
         return frozenset({"teacher"} if self.distil else ())
-
-    @property
-    def terms(self) -> tuple[str, ...]:
-        """The one term."""
-        return ("consistency",)
-
-    @property
-    def balance(self) -> dict[str, Balance]:
-        """Nothing to balance."""
-        return {}
 
     def companion(self, student: Denoiser) -> nn.Module | None:
         """The learned weight."""
