@@ -17,6 +17,7 @@ from .bench_kernels import Settings, measure
 from .compare import compare, markdown
 from .machine import facts, file_name
 from .page import Page
+from .quality.command import Quality, QualityPage
 from .record import RESULTS
 from .report import report
 
@@ -89,6 +90,8 @@ class Table:
 
 COMMANDS: dict[str, Any] = {
     "kernels": Kernels,
+    "quality": Quality,
+    "quality-page": QualityPage,
     **commands.COMMANDS,
     "compare": Compare,
     "table": Table,

@@ -1,0 +1,1 @@
+"""`python -m benchmarks quality`: the methods against each other, at equal compute."""
