@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .pickle_machine import Allowed, Blob
+from ..pickle_machine import Allowed, Blob
 
 _CODE = re.compile(r"[<>|=]?[biuf][1248]$")
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..pickle_machine import Allowed, Blob
 from .files import DamagedCheckpoint
-from .pickle_machine import Allowed, Blob
 
 # Start of torch.save's format without an archive, which storages in a pickle always have. An
 # archive could expand to any size.

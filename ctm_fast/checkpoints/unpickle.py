@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
+from ..pickle_machine import Allowed, DamagedPickle, hashable, read_pickle
 from .files import DamagedCheckpoint
-from .pickle_machine import Allowed, hashable, read_pickle
 from .pickled_arrays import ARRAYS, number
 from .pickled_tensors import TENSORS, Stored, Tensors
 
@@ -106,17 +106,27 @@ def allow_list() -> dict[str, Allowed]:
 @contextmanager
 def _opened(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
     if not isinstance(source, str | Path):
-        yield source
+        with _damage_of_checkpoint():
+            yield source
         return
     path = Path(source)
     if not path.is_file():
         raise ValueError(f"{path} does not exist or is no file")
     with path.open("rb") as file:
         try:
-            yield file
+            with _damage_of_checkpoint():
+                yield file
         except ValueError as error:
             kind = DamagedCheckpoint if isinstance(error, DamagedCheckpoint) else ValueError
             raise kind(f"{path}: {error}") from None
+
+
+@contextmanager
+def _damage_of_checkpoint() -> Iterator[None]:
+    try:
+        yield
+    except DamagedPickle as error:
+        raise DamagedCheckpoint(str(error)) from None
 
 
 def _persistent(meta: Any) -> Stub:

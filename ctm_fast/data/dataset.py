@@ -28,7 +28,9 @@ class ImageDataset(ABC):
         ValueError: for labels that are not in [0, num_classes).
     """
 
+    format = "images in memory"  # what a report calls this kind of source
     flippable = True  # False where a mirror image is not an image of the set
+    class_names: tuple[str, ...] = ()  # of class 0, 1, ...; empty where they have none
 
     def __init__(
         self,
@@ -87,13 +89,20 @@ class ImageDataset(ABC):
 
     def info(self) -> dict[str, Any]:
         """What a report says about the set; JSON types only."""
+        names = {"class_names": list(self.class_names)} if self.class_names else {}
         return {
             "name": self.name,
             "images": len(self),
             "shape": list(self.shape),
             "classes": self.num_classes,
             "sigma_data": round(self.sigma_data, 6),
+            **names,
+            **self.details(),
         }
+
+    def details(self) -> dict[str, Any]:
+        """What `info` says beyond what all sets have; JSON types only."""
+        return {}
 
     def _checked(self, indices: Tensor | Sequence[int]) -> Tensor:
         indices = torch.as_tensor(indices, dtype=torch.int64, device="cpu").reshape(-1)
@@ -161,7 +170,8 @@ class Flipped(ImageDataset):
             raise ValueError(f"flip=True makes no sense for {inner.name!r}; allowed is flip=False")
         super().__init__(inner.name, inner.shape, white=inner.white)
         self.inner = inner
-        self.num_classes = inner.num_classes
+        self.format = inner.format
+        self.num_classes, self.class_names = inner.num_classes, inner.class_names
 
     def __len__(self) -> int:
         return 2 * len(self.inner)
@@ -182,8 +192,8 @@ class Flipped(ImageDataset):
     def sigma_data(self) -> float:
         return self.inner.sigma_data
 
-    def info(self) -> dict[str, Any]:
-        return {**self.inner.info(), "images": len(self), "flip": True}
+    def details(self) -> dict[str, Any]:
+        return {**self.inner.details(), "flip": True}
 
 
 def spread(size: int, count: int) -> Tensor:

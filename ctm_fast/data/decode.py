@@ -8,6 +8,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from .resize import RULES
+
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 MAX_PIXELS = 2**26  # width times height of one file, before any resize
 
@@ -32,7 +34,11 @@ def image_shape(file: Path | BinaryIO, name: str, size: int | None = None) -> tu
 
 
 def decoded(
-    file: Path | BinaryIO, name: str, shape: tuple[int, int, int], size: int | None = None
+    file: Path | BinaryIO,
+    name: str,
+    shape: tuple[int, int, int],
+    size: int | None = None,
+    resize: str = "crop",
 ) -> np.ndarray:
     """Pixels of one file, (C, H, W) uint8 of shape `shape`.
 
@@ -40,8 +46,8 @@ def decoded(
         file: path or open binary file.
         name: what errors call the file.
         shape: (C, H, W) that the data set has.
-        size: None to take the image as it is; otherwise the largest centred square is cut out and
-            resized to (size, size), by box averaging when shrinking and bicubically when growing.
+        size: None to take the image as it is; otherwise it is made (size, size).
+        resize: how, one of `resize.RULES`.
 
     Raises:
         ValueError: if the file is damaged, too large, of another shape, or partly transparent.
@@ -60,7 +66,10 @@ def decoded(
         except Exception as error:  # decoders raise almost anything on damaged files
             raise ValueError(f"{name} cannot be decoded: {error}") from error
     if size is not None:
-        flat = _square(flat, size)
+        try:
+            flat = RULES[resize](flat, size)
+        except ValueError as error:
+            raise ValueError(f"{name} is refused: {error}") from None
     pixels = np.asarray(flat, dtype=np.uint8)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
@@ -89,13 +98,3 @@ def _without_alpha(image: Image.Image, name: str) -> Image.Image:
         if np.asarray(image.getchannel("A")).min() < 255:
             raise ValueError(f"{name} is partly transparent; flatten it first")
     return image
-
-
-def _square(image: Image.Image, size: int) -> Image.Image:
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    if side == size:
-        return image.crop(box)
-    how = Image.Resampling.BOX if side > size else Image.Resampling.BICUBIC
-    return image.resize((size, size), how, box=box)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import io
-import os
-import threading
 import zipfile
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .archive import checked_members, member_bytes
+from .archive import checked_members, member_bytes, opened_archive
 from .dataset import ImageDataset
 from .decode import decoded, image_shape, is_image_name
 from .edm_labels import LABEL_FILE, MAX_BYTES, parsed_labels
+from .handles import Handle
+from .resize import check_resize
 
 
 class EDMZip(ImageDataset):
@@ -27,22 +27,21 @@ class EDMZip(ImageDataset):
 
     Args:
         path: the archive.
-        size: None if all images have one size; otherwise the side to which the largest centred
-            square of each image is resized.
+        size: None if all images have one size; otherwise the side to which they are brought.
+        resize: how, one of `resize.RULES`.
 
     Raises:
         ValueError: if the file is no zip archive, is refused by the limits in `data.archive`, has
             no images, or has labels that do not fit.
     """
 
-    def __init__(self, path: str | Path, size: int | None = None) -> None:
+    format = "zip archive of images"
+
+    def __init__(self, path: str | Path, size: int | None = None, resize: str = "crop") -> None:
+        check_resize(size, resize)
         self.path = Path(path)
-        if size is not None and size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
-        self.size = size
-        self._lock = threading.Lock()
-        self._handle: zipfile.ZipFile | None = None
-        self._owner = 0
+        self.size, self.resize = size, resize
+        self._archive = Handle(partial(opened_archive, self.path))
         members = checked_members(self._archive(), str(path), {LABEL_FILE: MAX_BYTES})
         images = (m for m in members if is_image_name(m.filename) and not _hidden(m.filename))
         self._members = sorted(images, key=lambda member: member.filename)
@@ -61,7 +60,7 @@ class EDMZip(ImageDataset):
 
     def _decoded(self, index: int) -> np.ndarray:
         name = f"{self.path}:{self._members[index].filename}"
-        return decoded(self._file(index), name, self.shape, self.size)
+        return decoded(self._file(index), name, self.shape, self.size, self.resize)
 
     def _file(self, index: int) -> io.BytesIO:
         return io.BytesIO(member_bytes(self._archive(), self._members[index], str(self.path)))
@@ -74,30 +73,6 @@ class EDMZip(ImageDataset):
                 return parsed_labels(text, names, str(self.path))
         return None
 
-    def _archive(self) -> zipfile.ZipFile:
-        # A forked child shares the parent's file position, so it needs a handle of its own.
-        if self._handle is None or self._owner != os.getpid():
-            with self._lock:
-                if self._handle is None or self._owner != os.getpid():
-                    self._handle, self._owner = _opened(self.path), os.getpid()
-        return self._handle
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handle": None, "_owner": 0, "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock = threading.Lock()
-
 
 def _hidden(name: str) -> bool:
     return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
-
-
-def _opened(path: Path) -> zipfile.ZipFile:
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file")
-    try:
-        return zipfile.ZipFile(path)
-    except Exception as error:  # zipfile raises many kinds on damaged archives
-        raise ValueError(f"{path} is not a readable zip archive: {error}") from error

@@ -13,10 +13,11 @@ from torch import Tensor
 from .dataset import ImageDataset, spread
 from .decode import decoded, image_shape, is_image_name
 from .edm_labels import LABEL_FILE, MAX_BYTES, parsed_labels
+from .resize import check_resize
 
-_HEADERS_CHECKED = (
-    1000  # sizes are checked when opening for this many files, for the rest on reading
-)
+SPLITS = ("train", "val", "valid", "validation", "test")  # sub-folders that are no classes
+
+_HEADERS_CHECKED = 1000  # files whose size is checked when opening, the rest on reading
 
 
 class ImageFolder(ImageDataset):
@@ -27,29 +28,44 @@ class ImageFolder(ImageDataset):
     folder (EDM's format) takes precedence and sub-folders then mean nothing. Hidden files are
     ignored. Files are in the order of their sorted names.
 
+    ILSVRC's layout (`train/n01440764/*.JPEG`) is known: where all sub-folders are named like splits
+    and "train" holds classes, one of them is the set.
+
     Args:
         path: the folder.
-        size: None if all images have one size; otherwise the side to which the largest centred
-            square of each image is resized (box averaging down, bicubic up).
+        size: None if all images have one size; otherwise the side to which they are brought.
+        resize: how: "crop" (the largest centred square, box averaging down, bicubic up) or "adm"
+            (the rule of ADM, CM and CTM for ImageNet), see `resize.RULES`.
+        split: sub-folder that is the set; None takes "train" in ILSVRC's layout, else the folder.
 
     Raises:
-        ValueError: if `path` is no folder, has no images, images both beside and inside
-            sub-folders, or images of different sizes without `size`, or an unreadable image.
+        ValueError: if `path` is no folder, has no images or not that split, images both beside and
+            inside sub-folders, images of different sizes without `size`, or an unreadable image.
     """
 
-    def __init__(self, path: str | Path, size: int | None = None) -> None:
+    format = "folder of images"
+
+    def __init__(
+        self,
+        path: str | Path,
+        size: int | None = None,
+        resize: str = "crop",
+        split: str | None = None,
+    ) -> None:
+        check_resize(size, resize)
         self.root = Path(path)
         if not self.root.is_dir():
             raise ValueError(f"{path} is not a folder")
-        if size is not None and size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
-        self.size = size
+        self.size, self.resize = size, resize
+        name = self.root.resolve().name
+        self.split = _chosen_split(self.root, split)
+        if self.split is not None:
+            self.root, name = self.root / self.split, f"{name}-{self.split}"
         self._names = _image_names(self.root)
         if not self._names:
-            raise ValueError(f"{path} has no png, jpg, webp or bmp image")
-        self.class_names: tuple[str, ...] = ()
+            raise ValueError(f"{self.root} has no png, jpg, webp or bmp image")
         labels = self._read_labels()
-        super().__init__(self.root.resolve().name, self._common_shape(), labels)
+        super().__init__(name, self._common_shape(), labels)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -58,13 +74,12 @@ class ImageFolder(ImageDataset):
         images = [self._decoded(index) for index in indices.tolist()]
         return torch.from_numpy(np.stack(images)) if images else torch.empty(0, *self.shape).byte()
 
-    def info(self) -> dict[str, Any]:
-        names = {"class_names": list(self.class_names)} if self.class_names else {}
-        return {**super().info(), **names}
+    def details(self) -> dict[str, Any]:
+        return {"split": self.split} if self.split else {}
 
     def _decoded(self, index: int) -> np.ndarray:
         path = self.root / self._names[index]
-        return decoded(path, str(path), self.shape, self.size)
+        return decoded(path, str(path), self.shape, self.size, self.resize)
 
     def _read_labels(self) -> Tensor | None:
         file = self.root / LABEL_FILE
@@ -103,6 +118,20 @@ class ImageFolder(ImageDataset):
             )
         width, height = next(iter(sizes))
         return (channels, height, width)
+
+
+def _chosen_split(root: Path, split: str | None) -> str | None:
+    folders = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if split is not None:
+        if split not in folders:
+            raise ValueError(f"{root} has no split {split!r}; its sub-folders are {folders[:9]}")
+        return split
+    if "train" not in folders or set(folders) - set(SPLITS) or (root / LABEL_FILE).is_file():
+        return None
+    # A class may be called "train" too; then its images lie directly in it.
+    inside = list((root / "train").iterdir())
+    holds_images = any(is_image_name(path.name) for path in inside)
+    return "train" if not holds_images and any(path.is_dir() for path in inside) else None
 
 
 def _image_names(root: Path) -> list[str]:

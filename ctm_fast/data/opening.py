@@ -1,4 +1,4 @@
-"""One door to every data set: a name, a folder, a zip archive, or an object that is one already."""
+"""One door to every data set: a name, a folder, a file, or an object that is one already."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 
 from ctm_fast.registry import Registry
 
+from .cifar import CIFAR, is_cifar
 from .dataset import Flipped, ImageDataset
 from .edm_zip import EDMZip
 from .image_folder import ImageFolder
+from .npz import Npz
+from .parquet import Parquet, is_parquet
 
 DATASETS = Registry(
     "dataset",
@@ -20,16 +23,25 @@ DATASETS = Registry(
         "photo-patches": "ctm_fast.data.photo_patches:PhotoPatches",
     },
 )
+FILES: dict[str, Callable[..., ImageDataset]] = {  # by the end of the name
+    ".zip": EDMZip,
+    ".npz": Npz,
+    ".parquet": Parquet,
+    ".tar.gz": CIFAR,
+    ".tgz": CIFAR,
+}
 
 
 def open(source: str | Path | ImageDataset, *, flip: bool = False, **options: Any) -> ImageDataset:
     """The data set that `source` names.
 
     Args:
-        source: "digits", "photo-patches", the path of a folder or of a .zip in EDM's format, or an
-            ImageDataset. A string that is a registered name is never taken as a path.
+        source: "digits", "photo-patches", an ImageDataset, or a path: a folder with images, with
+            CIFAR batches or with parquet files; a .zip in EDM's format, a .npz, a .parquet, or
+            CIFAR's .tar.gz. A string that is a registered name is never taken as a path.
         flip: also give the mirror image of every image; an error for digits.
-        options: what the data set itself takes, for example `size=32` for folders and archives.
+        options: what the data set itself takes, for example `size=32` for folders and archives, or
+            `split="test"`.
 
     Raises:
         ValueError: for an unknown source or option, or a source that cannot be read.
@@ -57,10 +69,19 @@ def _kind(source: str | Path) -> tuple[Callable[..., ImageDataset], tuple[Path, 
         return DATASETS[source], ()
     path = Path(source).expanduser()
     if path.is_dir():
-        return ImageFolder, (path,)
-    if path.is_file() and path.suffix.lower() == ".zip":
-        return EDMZip, (path,)
+        return _folder_kind(path), (path,)
+    if path.is_file():
+        for ending, kind in FILES.items():
+            if path.name.lower().endswith(ending):
+                return kind, (path,)
     raise ValueError(
-        f"unknown data {source!s}; allowed are {', '.join(map(repr, DATASETS.names()))}, the path "
-        f"of a folder with images, or of a .zip archive in EDM's format"
+        f"unknown data {source!s}; allowed are {', '.join(map(repr, DATASETS.names()))}, and the "
+        "path of a folder with images, CIFAR's python batches or parquet files, of a .zip archive "
+        "in EDM's format, of a .npz or .parquet file, or of CIFAR's .tar.gz"
     )
+
+
+def _folder_kind(path: Path) -> Callable[..., ImageDataset]:
+    if is_cifar(path):
+        return CIFAR
+    return Parquet if is_parquet(path) else ImageFolder

@@ -73,9 +73,9 @@ class PhotoPatches(ImageDataset):
     def pixels(self, indices: Tensor) -> Tensor:
         return torch.stack([self._crop(index) for index in indices.tolist()])
 
-    def info(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         photos = {name: PHOTOS[name].licence for name in self.photos}
-        return {**super().info(), "stride": self.stride, "photos": photos}
+        return {"stride": self.stride, "photos": photos}
 
     def _rows(self, picture: Tensor) -> int:
         return (picture.shape[1] - self.size) // self.stride + 1

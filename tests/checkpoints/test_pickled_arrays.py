@@ -6,8 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from ctm_fast.checkpoints.pickle_machine import read_pickle
 from ctm_fast.checkpoints.pickled_arrays import ARRAYS, Array, Kind, number
+from ctm_fast.pickle_machine import read_pickle
 
 
 def read(value, protocol=4):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ctm_fast.checkpoints.files import DamagedCheckpoint
-from ctm_fast.checkpoints.pickle_machine import read_pickle
 from ctm_fast.checkpoints.pickled_tensors import TENSORS, Storage, Stored, Tensors
+from ctm_fast.pickle_machine import read_pickle
 
 ALLOWED = {**TENSORS, "collections.OrderedDict": TENSORS["torch.Size"].__class__(dict)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import stat
+import struct
 import zipfile
 
 import pytest
@@ -12,7 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctm_fast.data import archive
-from ctm_fast.data.archive import checked_members, member_bytes, name_problem
+from ctm_fast.data.archive import (
+    checked_members,
+    member_bytes,
+    name_problem,
+    opened_archive,
+)
 
 
 def build(*members, compression=zipfile.ZIP_DEFLATED) -> bytes:
@@ -133,6 +139,124 @@ def test_a_member_longer_than_it_claims_is_refused():
     with zipfile.ZipFile(io.BytesIO(bytes(data))) as opened:
         with pytest.raises(ValueError, match=r"set.zip: member 'a.png'"):
             member_bytes(opened, checked_members(opened, "set.zip")[0], "set.zip")
+
+
+def test_depth_and_length_of_names():
+    assert name_problem("a/" * 16 + "b.png") is None
+    assert name_problem("a/" * 17 + "b.png") == (
+        "more than 1024 characters or 16 folders inside each other"
+    )
+    assert name_problem("a" * 1024) is None and name_problem("a" * 1025) is not None
+    with pytest.raises(ValueError, match="folders inside each other"):
+        check(build(("a/" * 17 + "b.png", b"1")))
+
+
+def test_a_folder_with_content_is_refused():
+    with pytest.raises(ValueError, match="'a/' is refused: a folder with content"):
+        check(build(("a/", b"1")))
+
+
+def entries(data: bytes) -> list[int]:
+    """Where the entries of the list of members begin."""
+    found, at = [], data.find(b"PK\x01\x02")
+    while at >= 0:
+        found.append(at)
+        at = data.find(b"PK\x01\x02", at + 1)
+    return found
+
+
+def test_members_that_share_their_bytes_are_refused():
+    # How a file of megabytes unpacks to terabytes: every entry points at the same content.
+    data = bytearray(build(("a.png", b"1" * 50), ("b.png", b"1" * 50), ("c.png", b"1" * 50)))
+    for at in entries(bytes(data)):
+        data[at + 42 : at + 46] = bytes(4)
+    with pytest.raises(ValueError, match="is refused: it overlaps another one or lies outside"):
+        check(bytes(data))
+
+
+def test_a_member_outside_of_the_file_is_refused():
+    data = bytearray(build(("a.png", b"1" * 50), compression=zipfile.ZIP_STORED))
+    at = entries(bytes(data))[0]
+    data[at + 20 : at + 28] = struct.pack("<II", 10_000_000, 10_000_000)
+    with pytest.raises(ValueError, match="lies outside of the file"):
+        check(bytes(data))
+
+
+def zip64(size: int, packed: int, offset: int = 0) -> bytes:
+    """An archive whose member has its sizes and its place in the zip64 field."""
+    data = build(("a.png", b"some bytes"), compression=zipfile.ZIP_STORED)
+    at, end = entries(data)[0], data.rindex(b"PK\x05\x06")
+    entry = bytearray(data[at:end])
+    extra = struct.pack("<HHQQQ", 1, 24, size, packed, offset)
+    entry[20:28] = b"\xff" * 8
+    entry[30:32] = struct.pack("<H", len(extra))
+    entry[42:46] = b"\xff" * 4
+    entry += extra
+    last = bytearray(data[end:])
+    last[12:16] = struct.pack("<I", len(entry))
+    return data[:at] + bytes(entry) + bytes(last)
+
+
+@pytest.mark.parametrize(
+    ("size", "packed", "offset", "message"),
+    [
+        (2**40, 10, 0, "bytes, allowed are"),
+        (2**63, 10, 0, "unpacks to 9223372036854775808 bytes"),
+        (10, 2**40, 0, "lies outside of the file"),
+        (10, 10, 2**62, "lies outside of the file"),
+        (2**26, 10, 0, "to 1, allowed is 200 to 1"),
+    ],
+)
+def test_lies_of_zip64(size, packed, offset, message):
+    good = zip64(10, 10)
+    with zipfile.ZipFile(io.BytesIO(good)) as opened:
+        assert member_bytes(opened, checked_members(opened, "s")[0], "s") == b"some bytes"
+    with pytest.raises(ValueError, match=message):
+        check(zip64(size, packed, offset))
+
+
+def test_the_list_of_members_is_limited_before_it_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "set.zip"
+    path.write_bytes(build(*((f"{i}.png", b"1") for i in range(50))))
+    assert len(opened_archive(path).infolist()) == 50
+    monkeypatch.setattr(archive, "MAX_DIRECTORY_BYTES", 1000)
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    with pytest.raises(
+        ValueError, match=r"set.zip has a list of members of \d+ bytes, allowed are 1"
+    ):
+        opened_archive(path)
+    # The larger form of the record is what zipfile believes, so it is judged too.
+    data = path.read_bytes()
+    end = data.rindex(b"PK\x05\x06")
+    length = struct.unpack_from("<I", data, end + 12)[0]
+    record = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, 50, 50, length, 0)
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, end, 1)
+    last = bytearray(data[end:])
+    last[12:16] = struct.pack("<I", 10)
+    path.write_bytes(data[:end] + record + locator + bytes(last))
+    with pytest.raises(ValueError, match="has a list of members of"):
+        opened_archive(path)
+
+
+def test_a_second_record_at_the_end_hides_nothing(tmp_path, monkeypatch):
+    # A signature inside of the last record, where a search from the end would stop.
+    path = tmp_path / "set.zip"
+    data = bytearray(build(*((f"{i}.png", b"1") for i in range(50))))
+    end = data.rindex(b"PK\x05\x06")
+    data[end + 4 : end + 8] = b"PK\x05\x06"
+    path.write_bytes(data)
+    monkeypatch.setattr(archive, "MAX_DIRECTORY_BYTES", 1000)
+    with pytest.raises(ValueError, match="has a list of members of"):
+        opened_archive(path)
+
+
+def test_what_is_no_archive(tmp_path):
+    with pytest.raises(ValueError, match="is not a file"):
+        opened_archive(tmp_path)
+    for content in (b"", b"PK\x05\x06", b"PK\x05\x06" + b"\xff" * 18, b"text" * 100):
+        (tmp_path / "a.zip").write_bytes(content)
+        with pytest.raises(ValueError, match=r"a.zip is not a readable zip archive"):
+            opened_archive(tmp_path / "a.zip")
 
 
 SOUND = build(("a.png", b"some bytes, some bytes, some bytes"), ("b/c.png", b"other"))

@@ -62,6 +62,14 @@ def test_resize_and_flip(archive):
     assert torch.equal(dataset.images([1])[0].flip(-1), dataset.images([1 + COUNT])[0])
 
 
+def test_the_adm_rule(archive):
+    found = data.open(archive, size=2, resize="adm")
+    assert found.shape == (3, 2, 2)
+    halves = data.open(archive, size=3, resize="adm")
+    assert torch.equal(halves.images([0]), data.open(archive, size=3).images([0]))
+    assert not torch.equal(found.images([0]), data.open(archive, size=2).images([0]))
+
+
 def test_without_labels_and_with_vectors(tmp_path):
     images = {name: encoded(pixels(seed, channels=1)) for seed, name in enumerate(names(2))}
     plain = data.open(write(tmp_path / "plain.zip", images))
@@ -74,7 +82,7 @@ def test_without_labels_and_with_vectors(tmp_path):
 def test_pickled_copies_open_their_own_handle(archive):
     dataset = data.open(archive)
     copy = pickle.loads(pickle.dumps(dataset))
-    assert copy._handle is None
+    assert copy._archive._opened is None
     assert torch.equal(copy.images([3, 4]), dataset.images([3, 4]))
 
 

@@ -92,3 +92,57 @@ def test_errors_name_the_file(tmp_path):
         data.open(tmp_path, size=0)
     with pytest.raises(ValueError, match="is not a folder"):
         data.ImageFolder(tmp_path / "a.png")
+
+
+def ilsvrc(root):
+    for seed, name in enumerate(["n02/b.JPEG", "n01/a.JPEG", "n01/c.JPEG"]):
+        write(root, f"train/{name}", pixels(seed, 20 + seed, 30), "jpeg")
+    write(root, "val/n01/d.JPEG", pixels(3, 40, 20), "jpeg")
+    return root
+
+
+def test_the_layout_of_ilsvrc(tmp_path):
+    train = data.open(ilsvrc(tmp_path), size=8, resize="adm")
+    assert len(train) == 3 and train.class_names == ("n01", "n02") and train.shape == (3, 8, 8)
+    assert train.labels(range(3)).tolist() == [0, 0, 1]
+    assert train.info()["split"] == "train" and train.name == f"{tmp_path.name}-train"
+    direct = data.open(tmp_path / "train", size=8, resize="adm")
+    assert torch.equal(direct.images(range(3)), train.images(range(3)))
+    assert "split" not in direct.info()
+    val = data.open(tmp_path, split="val", size=8)
+    assert len(val) == 1 and val.class_names == ("n01",)
+    with pytest.raises(ValueError, match=r"no split 'test'; its sub-folders are \['train', 'val'"):
+        data.open(tmp_path, split="test")
+
+
+def test_classes_called_like_splits_stay_classes(tmp_path):
+    for name in ("train/a.png", "test/b.png"):
+        write(tmp_path / "direct", name, pixels(0))
+    assert data.open(tmp_path / "direct").class_names == ("test", "train")
+    for name in ("train/x/a.png", "car/x/b.png"):
+        write(tmp_path / "vehicles", name, pixels(0))
+    assert data.open(tmp_path / "vehicles").class_names == ("car", "train")
+
+
+def test_the_adm_rule_is_applied_to_rgb(tmp_path):
+    from PIL import Image
+
+    from ctm_fast.data.resize import adm
+
+    array = pixels(0, 21, 33)
+    write(tmp_path, "a.png", array)
+    write(tmp_path, "b.png", array[..., 0])
+    folder = data.open(tmp_path, size=8, resize="adm")
+    expected = np.asarray(adm(Image.fromarray(array), 8))
+    assert np.array_equal(folder.pixels(torch.tensor([0]))[0].numpy(), chw(expected))
+    assert not torch.equal(folder.images([0]), data.open(tmp_path, size=8).images([0]))
+    with pytest.raises(ValueError, match="resize='adm' needs size="):
+        data.open(tmp_path, resize="adm")
+    with pytest.raises(ValueError, match="unknown resize 'lanczos'"):
+        data.open(tmp_path, size=8, resize="lanczos")
+
+
+def test_a_thin_picture_is_refused_by_name(tmp_path):
+    write(tmp_path, "thin.png", np.zeros((1, 2**16), np.uint8))
+    with pytest.raises(ValueError, match=r"thin.png is refused: 65536x1 pixels become 4194304x64"):
+        data.open(tmp_path, size=64, resize="adm").images([0])

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctm_fast.checkpoints.files import DamagedCheckpoint
-from ctm_fast.checkpoints.pickle_machine import Allowed, Blob, read_pickle
+from ctm_fast.pickle_machine import Allowed, Blob, DamagedPickle, read_pickle
 
 KEYS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.text(max_size=20), st.binary(max_size=9)
@@ -92,7 +91,7 @@ def test_long_byte_strings_stay_in_the_file():
         assert isinstance(found[name], Blob) and found[name].length == len(data[name])
         assert found[name].read() == data[name]
     file.truncate(300)
-    with pytest.raises(DamagedCheckpoint, match="has become shorter"):
+    with pytest.raises(DamagedPickle, match="has become shorter"):
         found["longer"].read()
 
 
@@ -137,7 +136,7 @@ def test_what_an_allow_list_makes():
 def test_refusals(data, message):
     with pytest.raises(ValueError, match=message) as caught:
         read(data)
-    assert not isinstance(caught.value, DamagedCheckpoint)
+    assert not isinstance(caught.value, DamagedPickle)
 
 
 @pytest.mark.parametrize(
@@ -171,19 +170,19 @@ def test_refusals(data, message):
     ],
 )
 def test_damage(data):
-    with pytest.raises(DamagedCheckpoint):
+    with pytest.raises(DamagedPickle):
         read(data)
 
 
 def test_every_truncation():
     data = pickle.dumps({"a": [1, 2.5, "x", b"y" * 300], "b": ({1, 2}, None, 2**90)})
     for length in range(len(data)):
-        with pytest.raises(DamagedCheckpoint):
+        with pytest.raises(DamagedPickle):
             read(data[:length])
 
 
 def test_unfitting_arguments():
-    with pytest.raises(DamagedCheckpoint, match="OrderedDict with unfitting arguments"):
+    with pytest.raises(DamagedPickle, match="OrderedDict with unfitting arguments"):
         read(op(b"ccollections\nOrderedDict\n", b"K\x01", b"\x85", b"R"))
 
 
@@ -201,3 +200,17 @@ def test_nesting_costs_no_recursion():
         op(b"]\x94", *(b"]\x94(h" + bytes([i]) + b"h" + bytes([i]) + b"e" for i in range(200)))
     )
     assert len(wide) == 2
+
+
+def test_strings_of_python_2_are_bytes():
+    data = op(b"U\x03abc", b"T" + struct.pack("<i", 300) + b"\xff" * 300, b"\x86")
+    short, long = read(data)
+    assert short == b"abc"
+    assert isinstance(long, Blob) and long.read() == b"\xff" * 300
+    with pytest.raises(DamagedPickle, match="truncated"):
+        read(op(b"T" + struct.pack("<i", -1)))
+
+
+def test_errors_name_the_kind_of_file():
+    with pytest.raises(ValueError, match="that a CIFAR batch may use"):
+        read(op(b"cos\nsystem\n"), kind="CIFAR batch")

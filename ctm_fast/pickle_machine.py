@@ -2,7 +2,7 @@
 
 It knows the operations that pickles of protocol 2 to 5 consist of. A global name is looked up in a
 table of ours and nowhere else; what is not in the table is refused by its name. Long byte strings
-stay in the file until they are asked for.
+stay in the file until they are asked for. The strings of Python 2 are byte strings here.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from .files import DamagedCheckpoint
-
 MAX_OPERATIONS = 5_000_000  # published network files have less than 200000
 _MAX_DIGITS = 256  # bytes of a stored integer
 _MAX_NAME = 512  # characters of a global name
 _SHORT = 256  # byte strings up to this length are read at once
 _KEYS = (str, int, float, bool, bytes, type(None))
+
+
+class DamagedPickle(ValueError):
+    """Something that is no pickle, or only part of one."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,12 @@ class Blob:
         """The bytes.
 
         Raises:
-            DamagedCheckpoint: if the file has become shorter.
+            DamagedPickle: if the file has become shorter.
         """
         self.file.seek(self.start)
         data = self.file.read(self.length)
         if len(data) != self.length:
-            raise DamagedCheckpoint("the file has become shorter while it was read")
+            raise DamagedPickle("the file has become shorter while it was read")
         return data
 
 
@@ -61,7 +63,10 @@ class _Symbol:
 
 
 def read_pickle(
-    file: BinaryIO, allowed: Mapping[str, Allowed], max_operations: int = MAX_OPERATIONS
+    file: BinaryIO,
+    allowed: Mapping[str, Allowed],
+    max_operations: int = MAX_OPERATIONS,
+    kind: str = "network file",
 ) -> Any:
     """The object that a pickle describes, as far as `allowed` goes.
 
@@ -69,22 +74,23 @@ def read_pickle(
         file: seekable; must stay open as long as a `Blob` of the result is read.
         allowed: what the globals "module.name" stand for.
         max_operations: of the pickle; each makes at most one object.
+        kind: what errors call such a file.
 
     Raises:
         ValueError: for a global or an operation that is not allowed, naming it.
-        DamagedCheckpoint: for something that is no pickle, or only part of one.
+        DamagedPickle: for something that is no pickle, or only part of one.
     """
-    machine = _Machine(file, allowed, max_operations)
+    machine = _Machine(file, allowed, kind)
     try:
-        return machine.run()
+        return machine.run(max_operations)
     except (IndexError, KeyError, TypeError, struct.error, UnicodeError, OverflowError) as error:
         reason = f"{type(error).__name__} at byte {machine.position}"
-        raise DamagedCheckpoint(f"damaged, or not a pickle ({reason})") from None
+        raise DamagedPickle(f"damaged, or not a pickle ({reason})") from None
 
 
 class _Machine:
-    def __init__(self, file: BinaryIO, allowed: Mapping[str, Allowed], limit: int) -> None:
-        self.file, self.allowed, self.limit = file, allowed, limit
+    def __init__(self, file: BinaryIO, allowed: Mapping[str, Allowed], kind: str) -> None:
+        self.file, self.allowed, self.kind = file, allowed, kind
         self.position = 0
         self.size = file.seek(0, 2)
         file.seek(0)
@@ -92,10 +98,10 @@ class _Machine:
         self.below: list[list[Any]] = []  # the stacks under each open mark
         self.memo: dict[int, Any] = {}
 
-    def run(self) -> Any:
+    def run(self, limit: int) -> Any:
         if self.size < 2 or self.take(1) != b"\x80" or not 2 <= self.byte() <= 5:
-            raise DamagedCheckpoint("not a pickle of protocol 2 to 5")
-        for _ in range(self.limit):
+            raise DamagedPickle("not a pickle of protocol 2 to 5")
+        for _ in range(limit):
             code = self.byte()
             if code == ord("."):
                 return self.stack.pop()
@@ -103,21 +109,21 @@ class _Machine:
             if operation is None:
                 raise ValueError(
                     f"the pickle uses operation {bytes([code])!r} at byte {self.position - 1}, "
-                    "which no network file needs; it was not run"
+                    f"which no {self.kind} needs; it was not run"
                 )
             operation(self)
-        raise ValueError(f"the pickle has more than {self.limit} operations; it was given up")
+        raise ValueError(f"the pickle has more than {limit} operations; it was given up")
 
     def take(self, count: int) -> bytes:
         self.reserve(count)
         data = self.file.read(count)
         if len(data) != count:
-            raise DamagedCheckpoint(f"the file could not be read at byte {self.position}")
+            raise DamagedPickle(f"the file could not be read at byte {self.position}")
         return data
 
     def reserve(self, count: int) -> None:
         if count > self.size - self.position:
-            raise DamagedCheckpoint(
+            raise DamagedPickle(
                 f"truncated: {count} bytes are missing after byte {self.position} of {self.size}"
             )
         self.position += count
@@ -132,7 +138,7 @@ class _Machine:
         text = self.file.readline(_MAX_NAME)
         self.position += len(text)
         if not text.endswith(b"\n"):
-            raise DamagedCheckpoint(f"truncated: a name does not end, byte {self.position}")
+            raise DamagedPickle(f"truncated: a name does not end, byte {self.position}")
         return text[:-1].decode()
 
     def push(self, value: Any) -> None:
@@ -157,21 +163,18 @@ class _Machine:
 
     def integer(self, length: int) -> None:
         if not 0 <= length <= _MAX_DIGITS:
-            raise DamagedCheckpoint(f"an integer of {length} bytes, byte {self.position}")
+            raise DamagedPickle(f"an integer of {length} bytes, byte {self.position}")
         self.push(int.from_bytes(self.take(length), "little", signed=True))
-
-    def remember(self, key: int) -> None:
-        self.memo[key] = self.stack[-1]
 
     def find(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise DamagedCheckpoint(f"a global without a name, byte {self.position}")
+            raise DamagedPickle(f"a global without a name, byte {self.position}")
         full = f"{module}.{name}"
         entry = self.allowed.get(full)
         if entry is None:
             raise ValueError(
                 f"the pickle asks for {full[:200]!r}, which is not among the "
-                f"{len(self.allowed)} names that a network file may use; nothing of it was run"
+                f"{len(self.allowed)} names that a {self.kind} may use; nothing of it was run"
             )
         self.push(entry.value if entry.make is None else _Symbol(full, entry.make))
 
@@ -189,7 +192,7 @@ class _Machine:
         try:
             self.push(symbol.make(*arguments))
         except TypeError:
-            raise DamagedCheckpoint(f"{symbol.name} with unfitting arguments") from None
+            raise DamagedPickle(f"{symbol.name} with unfitting arguments") from None
 
     def build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
@@ -262,6 +265,8 @@ _OPERATIONS: dict[int, Callable[[_Machine], Any]] = {
         "X": lambda m: m.text(m.number("<I")),
         "\x8c": lambda m: m.text(m.byte()),
         "\x8d": lambda m: m.text(m.number("<Q")),
+        "U": lambda m: m.binary(m.byte()),  # a string of Python 2
+        "T": lambda m: m.binary(m.number("<I")),
         "B": lambda m: m.binary(m.number("<I")),
         "C": lambda m: m.binary(m.byte()),
         "\x8e": lambda m: m.binary(m.number("<Q")),
@@ -280,9 +285,9 @@ _OPERATIONS: dict[int, Callable[[_Machine], Any]] = {
         "\x8f": lambda m: m.push(set()),
         "\x90": lambda m: m.add(m.marked()),
         "\x91": lambda m: m.push(frozenset(hashable(m.marked()))),
-        "q": lambda m: m.remember(m.byte()),
-        "r": lambda m: m.remember(m.number("<I")),
-        "\x94": lambda m: m.remember(len(m.memo)),
+        "q": lambda m: m.memo.update({m.byte(): m.stack[-1]}),
+        "r": lambda m: m.memo.update({m.number("<I"): m.stack[-1]}),
+        "\x94": lambda m: m.memo.update({len(m.memo): m.stack[-1]}),
         "h": lambda m: m.push(m.memo[m.byte()]),
         "j": lambda m: m.push(m.memo[m.number("<I")]),
         "c": lambda m: m.find(m.line(), m.line()),
