@@ -1,15 +1,32 @@
-"""Offline quality of images beside the real/real row, and the page that shows it."""
+"""Quality of images: offline beside the real/real row, and FID and the like at full size."""
 
+from .card import MetricCard as MetricCard
+from .card import ModelFacts as ModelFacts
+from .card import Number as Number
 from .classifier import SmallClassifier as SmallClassifier
 from .classifier import trained_classifier as trained_classifier
 from .curves import Curve as Curve
 from .curves import Figure as Figure
 from .environment import environment as environment
+from .extractor import Extractor as Extractor
+from .extractor_file import extractor_from_file as extractor_from_file
+from .feature_scores import inception_score as inception_score
+from .feature_scores import kid as kid
+from .frechet import frechet_distance as frechet_distance
+from .full import evaluate_full as evaluate_full
+from .full import reference_of as reference_of
+from .images import SampledImages as SampledImages
+from .images import StoredImages as StoredImages
+from .inception import inception as inception
+from .moments import Moments as Moments
 from .pictures import class_ordered as class_ordered
 from .pictures import displayed as displayed
 from .pictures import grid_png as grid_png
 from .protocol import OfflineProtocol as OfflineProtocol
 from .protocol import evaluate_offline as evaluate_offline
+from .reference import Reference as Reference
+from .reference import read_reference as read_reference
+from .reference import write_reference as write_reference
 from .report import Comparison as Comparison
 from .report import Grid as Grid
 from .report import MetricRow as MetricRow
