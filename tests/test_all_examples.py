@@ -25,6 +25,7 @@ PRINTS = {
     "ect_generator_fn": r"2 calls: \(64, 3, 16, 16\), standard deviation 0\.50",
     "edm2_generate_images": r"float32, spread 0\.30\nguidance 2: .* spread 0\.16",
     "edm_sampler_fn": r"float64, means -0\.99, -0\.33, 0\.34, 1\.00",
+    "edit_images": r"inpainting: .* by 0e\+00\n(.* by \de-0[78]\n){2}paths begin .* seeds: True",
     "fastgen_sample": r"denoiser.* -0\.49, 0\.00, 0\.24, 0\.75\ntrajectory.* -0\.49, 0\.00, 0\.2",
     "flow_matching_solver": r"mean 0\.50, spread 0\.10\n1 jump: .* mean 0\.50, spread 0\.10",
     "k_diffusion_sample": r"mean 0\.25 after 10 steps",
