@@ -33,6 +33,8 @@ class Sample:
     eta: float | None = None  # method phased: phases end at eta times their edge, in (0, 1]
     bad: Path | None = None  # worse model of the same kind that guides, see --guidance
     guidance: float | None = None  # bad + guidance (good - bad); without --bad, of no label
+    corrector_steps: int = 0  # Langevin corrections before every step but the first
+    snr: float | None = None  # size of a correction, in (0, 1); 0.16 if not given
     below: Path | None = None  # model that answers below --boundary, as TCM's first stage
     boundary: float = 1.0  # noise level from which on --model answers, where there is --below
     seed: int = 0  # of the run; image k depends on (seed, k) only
@@ -57,6 +59,8 @@ class Sample:
             sigmas=self.sigmas or None,
             edges=self.edges or None,
             eta=self.eta,
+            corrector_steps=self.corrector_steps,
+            snr=self.snr,
             batch_size=self.batch_size,
             progress=True,
         )

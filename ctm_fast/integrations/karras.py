@@ -211,7 +211,10 @@ def ramp_levels(
 
 def _check_built(classifier: Any, edm_style: bool, generator_type: str, generator: Any) -> None:
     if classifier is not None:
-        raise ValueError("classifier guidance is not built; call with classifier=None")
+        raise ValueError(
+            "classifier guidance is not built into these host samplers; use "
+            "ctm_fast.Sampler(model, classifier=...), or call with classifier=None"
+        )
     if edm_style:
         raise ValueError("edm_style=True is not built; use sampler='gamma_multistep' without it")
     if generator_type != "dummy" and generator is None:

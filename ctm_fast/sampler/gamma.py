@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .jumps import Callback, sample_jumps
+from .jumps import Callback, Correct, sample_jumps
 from .seeding import NoiseSampler
 from .step_tables import exact_landings, gamma_landings, jump_sigmas
 
@@ -24,6 +24,7 @@ def sample_gamma(
     gamma: float = 0.5,
     noise_sampler: NoiseSampler | None = None,
     generator: torch.Generator | None = None,
+    correct: Correct | None = None,
 ) -> Tensor:
     """Images at sigmas[-1] by gamma-sampling, shape and dtype of x; k-diffusion's form.
 
@@ -41,6 +42,7 @@ def sample_gamma(
         gamma: in [0, 1], share of noise that is drawn anew.
         noise_sampler: as in `sample_jumps`.
         generator: as in `sample_jumps`.
+        correct: as in `sample_jumps`.
 
     Raises:
         ValueError: for gamma outside [0, 1], bad sigmas or a model that cannot jump.
@@ -58,6 +60,7 @@ def sample_gamma(
         landings=gamma_landings(levels, gamma),
         noise_sampler=noise_sampler,
         generator=generator,
+        correct=correct,
     )
 
 
@@ -70,6 +73,7 @@ def sample_exact(
     disable: bool | None = None,
     *,
     noise_sampler: NoiseSampler | None = None,
+    correct: Correct | None = None,
 ) -> Tensor:
     """Images at sigmas[-1] by deterministic jumps (gamma = 0); k-diffusion's form.
 
@@ -81,6 +85,7 @@ def sample_exact(
         callback: as in `sample_jumps`.
         disable: of the progress bar.
         noise_sampler: accepted for hosts that always pass one; never called.
+        correct: as in `sample_jumps`.
 
     Raises:
         ValueError: for bad sigmas or a model that cannot jump.
@@ -97,4 +102,5 @@ def sample_exact(
         disable,
         landings=exact_landings(levels),
         noise_sampler=noise_sampler,
+        correct=correct,
     )

@@ -15,6 +15,7 @@ from .seeding import GeneratorNoise, NoiseSampler
 from .step_tables import SAME_LEVEL, jump_sigmas, renoise_stds
 
 Callback = Callable[[dict[str, Any]], None]
+Correct = Callable[[int, Tensor], Tensor]  # correct(i, x): x before step i > 0; see `Langevin`
 
 
 def sample_jumps(
@@ -28,6 +29,7 @@ def sample_jumps(
     landings: Iterable[float],
     noise_sampler: NoiseSampler | None = None,
     generator: torch.Generator | None = None,
+    correct: Correct | None = None,
 ) -> Tensor:
     """Images at sigmas[-1] by one jump per step, shape and dtype of x; k-diffusion's form.
 
@@ -47,6 +49,7 @@ def sample_jumps(
         noise_sampler: called as noise_sampler(sigma, sigma_to) with numbers on the CPU, returns
             unit noise of x's shape.
         generator: draws the noise if there is no noise_sampler; None is PyTorch's global one.
+        correct: called as correct(i, x) before every step but the first, as `Langevin` is.
 
     Raises:
         ValueError: for bad sigmas or landings, or a model that cannot make these jumps.
@@ -54,7 +57,7 @@ def sample_jumps(
     levels = jump_sigmas(sigmas)
     destinations = [float(landing) for landing in landings]
     stds = renoise_stds(levels, destinations)
-    args = (extra_args, callback, disable, noise_sampler, generator)
+    args = (extra_args, callback, disable, noise_sampler, generator, correct)
     return jumps(model, x, levels, destinations, stds, *args)
 
 
@@ -69,6 +72,7 @@ def jumps(
     disable: bool | None,
     noise_sampler: NoiseSampler | None,
     generator: torch.Generator | None,
+    correct: Correct | None = None,
 ) -> Tensor:
     """Images at levels[-1], shape and dtype of x: one jump and one addition of noise per step.
 
@@ -83,6 +87,7 @@ def jumps(
         disable: as in `sample_jumps`.
         noise_sampler: as in `sample_jumps`.
         generator: as in `sample_jumps`.
+        correct: as in `sample_jumps`.
 
     Raises:
         ValueError: if the model cannot make these jumps.
@@ -91,6 +96,8 @@ def jumps(
     state = as_state(x)
     noise = noise_sampler or GeneratorNoise(state, generator)
     for i in steps_bar(len(stds), disable):
+        if correct is not None and i > 0:
+            state = correct(i, state)
         sigma, sigma_to = (level_for(model, level, state) for level in (levels[i], destinations[i]))
         landed = model.jump(state, sigma, sigma_to, **(extra_args or {}))
         if callback is not None:

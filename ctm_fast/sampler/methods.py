@@ -23,3 +23,12 @@ JUMP_METHODS = ("exact", "gamma", "cm_multistep", "onestep", "jumps")
 PHASED = "phased"
 ODE_METHODS = ("heun", "euler", "churn")
 METHODS = (*JUMP_METHODS, *ODE_METHODS, PHASED)
+
+CHURN = ("S_churn", "S_min", "S_max", "S_noise")
+OWN = {  # options that the functions of a method take
+    "gamma": ("gamma",),
+    "jumps": ("landings",),
+    "churn": CHURN,
+    PHASED: ("eta",),
+    "cm_multistep": ("renoise",),
+}

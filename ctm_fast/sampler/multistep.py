@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .jumps import Callback, jumps, sample_jumps
+from .jumps import Callback, Correct, jumps, sample_jumps
 from .seeding import NoiseSampler
 from .step_tables import cm_landings, jump_sigmas, renoise_stds
 
@@ -26,6 +26,7 @@ def sample_cm_multistep(
     renoise: str = SIGMA_MIN,
     noise_sampler: NoiseSampler | None = None,
     generator: torch.Generator | None = None,
+    correct: Correct | None = None,
 ) -> Tensor:
     """Images at sigmas[-1]: jump to the end, add noise, jump again; k-diffusion's form.
 
@@ -44,6 +45,7 @@ def sample_cm_multistep(
             t_next = 0.821 the two deviations differ by 3e-6 of their size.
         noise_sampler: as in `sample_jumps`.
         generator: as in `sample_jumps`.
+        correct: as in `sample_jumps`; of a trajectory model.
 
     Raises:
         ValueError: for bad sigmas, an unknown `renoise`, or a model that cannot jump.
@@ -57,7 +59,7 @@ def sample_cm_multistep(
         stds = [*levels[1:-1], 0.0]
     elif renoise != SIGMA_MIN:
         raise ValueError(f"renoise is {renoise!r}; choose from {RENOISE}")
-    args = (extra_args, callback, disable, noise_sampler, generator)
+    args = (extra_args, callback, disable, noise_sampler, generator, correct)
     return jumps(model, x, levels, landings, stds, *args)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..solvers import Churn, Euler, Heun, Solver, solve
-from .jumps import Callback, as_state, level_for, on_cpu, report
+from .jumps import Callback, Correct, as_state, level_for, on_cpu, report
 from .seeding import GeneratorNoise, NoiseSampler
 from .step_tables import checked_sigmas
 
@@ -23,6 +23,7 @@ def sample_heun(
     disable: bool | None = None,
     *,
     noise_sampler: NoiseSampler | None = None,
+    correct: Correct | None = None,
 ) -> Tensor:
     """Images at sigmas[-1] by Heun's method, shape and dtype of x; k-diffusion's form.
 
@@ -38,13 +39,14 @@ def sample_heun(
             sigma_hat and denoised (the first network call of the step).
         disable: of the progress bar; None shows it on a terminal only.
         noise_sampler: accepted for hosts that always pass one; never called.
+        correct: called as correct(i, x) before every step but the first, as `Langevin` is.
 
     Raises:
         ValueError: for bad sigmas.
 
     Source: Karras et al. 2022, Algorithm 1.
     """
-    return sample_ode(Heun(), model, x, sigmas, extra_args, callback, disable)
+    return sample_ode(Heun(), model, x, sigmas, extra_args, callback, disable, None, correct)
 
 
 def sample_euler(
@@ -56,6 +58,7 @@ def sample_euler(
     disable: bool | None = None,
     *,
     noise_sampler: NoiseSampler | None = None,
+    correct: Correct | None = None,
 ) -> Tensor:
     """Images at sigmas[-1] by Euler's method (DDIM), one network call per step.
 
@@ -67,11 +70,12 @@ def sample_euler(
         callback: as in `sample_heun`.
         disable: as in `sample_heun`.
         noise_sampler: accepted for hosts that always pass one; never called.
+        correct: as in `sample_heun`.
 
     Raises:
         ValueError: for bad sigmas.
     """
-    return sample_ode(Euler(), model, x, sigmas, extra_args, callback, disable)
+    return sample_ode(Euler(), model, x, sigmas, extra_args, callback, disable, None, correct)
 
 
 def sample_churn(
@@ -88,6 +92,7 @@ def sample_churn(
     S_noise: float = Churn.S_noise,
     noise_sampler: NoiseSampler | None = None,
     generator: torch.Generator | None = None,
+    correct: Correct | None = None,
 ) -> Tensor:
     """Images at sigmas[-1] by EDM's stochastic sampler: noise is added before each Heun step.
 
@@ -107,6 +112,7 @@ def sample_churn(
         noise_sampler: called as noise_sampler(sigma, sigma_to) with numbers on the CPU, returns
             unit noise of x's shape.
         generator: draws the noise if there is no noise_sampler; None is PyTorch's global one.
+        correct: as in `sample_heun`; before the churn of the step.
 
     Raises:
         ValueError: for bad sigmas or churn options.
@@ -120,7 +126,7 @@ def sample_churn(
         return draw(on_cpu(levels[i]), on_cpu(levels[i + 1]))
 
     churn = Churn(noise, len(levels) - 1, S_churn, S_min, S_max, S_noise)
-    return sample_ode(Heun(), model, x, levels, extra_args, callback, disable, churn)
+    return sample_ode(Heun(), model, x, levels, extra_args, callback, disable, churn, correct)
 
 
 def sample_ode(
@@ -132,6 +138,7 @@ def sample_ode(
     callback: Callback | None,
     disable: bool | None,
     churn: Churn | None = None,
+    correct: Correct | None = None,
 ) -> Tensor:
     """Images at sigmas[-1] by any solver; the other arguments are those of `sample_heun`."""
     from tqdm.auto import tqdm
@@ -141,6 +148,11 @@ def sample_ode(
     def denoise(x: Tensor, sigma: Any, labels: Tensor | None = None, /) -> Tensor:
         return model(x, level_for(model, sigma, x), **(extra_args or {}))
 
+    def before_step(i: int, x: Tensor, sigma: float) -> tuple[Tensor, float]:
+        x = correct(i, x) if correct is not None and i > 0 else x
+        return (x, sigma) if churn is None else churn(i, x, sigma)
+
+    perturb = churn if correct is None else before_step
     with tqdm(total=len(levels) - 1, disable=disable) as bar:
 
         def after_step(info: dict[str, Any]) -> None:
@@ -150,5 +162,5 @@ def sample_ode(
                 sigma, raised = x.new_full((), levels[i]), x.new_full((), sigma_hat)
                 callback(report(x, i, sigma, raised, info["denoised"]))
 
-        end = solve(denoise, as_state(x), levels, solver, callback=after_step, perturb=churn)
+        end = solve(denoise, as_state(x), levels, solver, callback=after_step, perturb=perturb)
     return end.to(x.dtype)

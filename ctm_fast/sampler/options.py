@@ -231,7 +231,8 @@ def resolve_engine(
 
     Raises:
         ValueError: for a model that cannot be frozen but should be, graphs of one that is not
-            frozen, or bucket sizes below 1, above `batch_size` or without graphs.
+            frozen or that no graph can hold, or bucket sizes below 1, above `batch_size` or
+            without graphs.
     """
     if freeze and not freezable(model):
         raise ValueError(
@@ -239,9 +240,12 @@ def resolve_engine(
             f"{type(model).__name__} of {type(getattr(model, 'net', None)).__name__}"
         )
     freeze = freezable(model) if freeze is None else freeze
+    why_eager = str(getattr(model, "eager", ""))
+    if graphs and why_eager:
+        raise ValueError(f"graphs=True is impossible here: {why_eager}")
     if graphs and not freeze:
         raise ValueError("graphs=True needs a frozen model; its own weights may move in memory")
-    if graphs is False or not freeze:
+    if graphs is False or not freeze or why_eager:
         if sizes is not None:
             raise ValueError(f"buckets={sizes} without graphs; they are the sizes of graphs")
         return freeze, None

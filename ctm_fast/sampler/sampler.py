@@ -16,9 +16,10 @@ from ..inference import graphs as graph_file
 from ..inference.buckets import buckets
 from .arguments import image_shape, request
 from .engine import GRAPH_CALLS, CallByCall, Engine, computing_in, device_of, evaluating, padded
-from .foreign import Foreign, wrapped
+from .guided import Told, modelled
 from .jumps import Callback
-from .methods import SAMPLERS
+from .langevin import method_options, resolve_corrector
+from .methods import CHURN, SAMPLERS
 from .options import (
     check_options,
     resolve_churn,
@@ -32,20 +33,12 @@ from .options import (
 )
 from .seeding import INITIAL, NoiseSampler, SeededNoise, noise_for
 
-CHURN = ("S_churn", "S_min", "S_max", "S_noise")
-OWN = {  # options that the functions of a method take
-    "gamma": ("gamma",),
-    "jumps": ("landings",),
-    "churn": CHURN,
-    "phased": ("eta",),
-    "cm_multistep": ("renoise",),
-}
 Generators = torch.Generator | Sequence[torch.Generator]
 RandnLike = Callable[[Tensor], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampler(Foreign):
+class Sampler(Told):
     """Images from noise: `sampler(64, seed=0)`.
 
     All options are fixed here, checked here and printed by `repr`; the object can be pickled and
@@ -64,6 +57,10 @@ class Sampler(Foreign):
     shape=(3, 32, 32))`. These keywords (kind, time, prediction, shape, label_dim, labels,
     sigma_min, sigma_max, sigma_data, call) are those of `ctm_fast.wrappers.wrap`, which says what
     they mean; `repr` and the logger "ctm_fast" say what the callable was taken for.
+
+    `Sampler(model, guidance=2.0)` guides by leaving out labels, `Sampler(model, bad=other,
+    guidance=2.0)` by a worse model, `Sampler(model, classifier=classifier)` by a classifier's
+    gradient; the attribute `model` is then a `wrappers.Guided` or `wrappers.ClassifierGuided`.
 
     Raises:
         ValueError: for options outside their range, options that the method does not use, levels
@@ -95,9 +92,11 @@ class Sampler(Foreign):
     edges: Any = None  # levels between the phases, method "phased" only; read back as a tuple
     eta: float | None = None  # "phased": phases end at eta times their edge, in (0, 1]; default 1
     renoise: str | None = None  # "cm_multistep": noise is added to "sigma_min" (default) or "zero"
+    corrector_steps: int = 0  # Langevin corrections before every step but the first; see `Langevin`
+    snr: float | None = None  # size of a correction, in (0, 1); default 0.16
 
-    def __post_init__(self, *foreign: Any) -> None:
-        self.__dict__.update(model=wrapped(self.model, *foreign))
+    def __post_init__(self, *told: Any) -> None:
+        self.__dict__.update(model=modelled(self.model, *told))
         check_options(self)
         asked_steps = steps_of(self.steps, self.sigmas)
         method = resolve_method(self.model.kind, self.method, asked_steps, self.gamma)
@@ -112,6 +111,8 @@ class Sampler(Foreign):
         steps = len(levels) - 1
         resolved = dict(method=method, steps=steps, sigmas=tuple(levels), landings=own, **churn)
         resolved.update(edges=edges, eta=eta, renoise=resolve_renoise(method, self.renoise))
+        told_snr = self.corrector_steps, self.snr
+        resolved["snr"] = resolve_corrector(self.model.kind, method, levels, *told_snr)
         self.__dict__.update(resolved, freeze=frozen, buckets=sizes, _engine=self._new_engine())
 
     def _new_engine(self) -> Engine:
@@ -137,13 +138,19 @@ class Sampler(Foreign):
         """Forget the frozen copy and its graphs; the next call makes them anew."""
         self.__dict__["_engine"].clear()
 
+    def running(self) -> Any:
+        """What is called: the frozen copy, or the model itself in its compute dtype."""
+        frozen = self.__dict__["_engine"].frozen
+        return frozen(self.model) if self.freeze else computing_in(self.model, self.dtype)
+
     @property
     def nfe(self) -> int:
-        """Network calls per image."""
+        """Network calls per image; calls of a classifier are not counted."""
         assert self.steps is not None
         calls = self.steps
         if self.method in ("heun", "churn"):
             calls = 2 * self.steps - (self.sigmas[-1] == 0)
+        calls += self.corrector_steps * (self.steps - 1)
         return calls * getattr(self.model, "network_calls", 1)
 
     def __call__(
@@ -195,7 +202,8 @@ class Sampler(Foreign):
         """(sigma, x) at the start of every step and at the end, steps + 1 pairs, not clamped.
 
         x is (num, C, H, W) in `state_dtype`. With churn, sigma and x are those after the noise
-        of the step was added. Arguments as in `__call__`.
+        of the step was added, and with corrections x is what they made of it. Arguments as in
+        `__call__`.
         """
         steps: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.sigmas[1:]]
 
@@ -212,7 +220,7 @@ class Sampler(Foreign):
         """Images, not clamped; `asked` are the arguments of `request`."""
         order = request(self.model, *asked)
         engine: Engine = self.__dict__["_engine"]
-        model = engine.frozen(self.model) if self.freeze else computing_in(self.model, self.dtype)
+        model = self.running()
         device = device_of(model, order.noise)
         # Not an inference tensor, so that the images may take part in training.
         images = torch.empty(order.num, *order.shape, dtype=self.state_dtype, device=device)
@@ -272,14 +280,16 @@ class Sampler(Foreign):
             x = x * self.sigmas[0]
         if self.freeze:
             x = x.contiguous(memory_format=torch.channels_last)  # as the network answers
-        options = {name: getattr(self, name) for name in OWN.get(str(self.method), ())}
+        noise = SeededNoise(seeds, self.sigmas, x) if host is None else host(x)
+        extra = {} if labels is None else {"labels": labels}
+        options = method_options(self, model, self.sigmas, noise, extra)
         return SAMPLERS[str(self.method)](
             model,
             x,
             self.sigmas,
-            {} if labels is None else {"labels": labels},
+            extra,
             callback,
             not self.progress,
-            noise_sampler=SeededNoise(seeds, self.sigmas, x) if host is None else host(x),
+            noise_sampler=noise,
             **options,
         )

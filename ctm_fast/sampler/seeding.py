@@ -14,6 +14,7 @@ from ..kernels.normal import normal
 from ..rng import stream_seed
 
 INITIAL = 0  # step number of the first noise; the noise of step i (from sigmas[i]) is i + 1
+CORRECTOR = 2**32  # step number of the first corrections' noise, and how far apart repeats are
 
 
 class NoiseSampler(Protocol):
@@ -128,6 +129,10 @@ class SeededNoise:
     def __call__(self, sigma: Tensor, sigma_to: Tensor) -> Tensor:
         """Unit noise (batch, C, H, W) of the step that starts at `sigma`."""
         return noise_for(self.seeds, self.steps[float(sigma)], self.shape, dtype=self.dtype)
+
+    def corrector(self, i: int, again: int) -> Tensor:
+        """Unit noise (batch, C, H, W) of correction `again` = 0, 1, ... before step i."""
+        return noise_for(self.seeds, CORRECTOR * (again + 1) + i, self.shape, dtype=self.dtype)
 
 
 class GeneratorNoise:

@@ -1,5 +1,6 @@
 """Things that look like a `Denoiser` and contain something else: `wrap` takes any callable."""
 
+from .classifier_guided import ClassifierGuided
 from .group import Group
 from .guidance import Guided
 from .routed import Routed
@@ -13,6 +14,7 @@ from .times import (
     Time,
     TrigFlowTime,
 )
+from .vp_classifier import CosineTime, LinearTime, VPClassifier
 from .wrap import KINDS, is_model, wrap
 from .wrapped import Wrapped
 
@@ -20,15 +22,19 @@ __all__ = [
     "KINDS",
     "TIMES",
     "ADMTime",
+    "ClassifierGuided",
+    "CosineTime",
     "DiffusersTime",
     "FlowMatchingTime",
     "FlowTime",
     "Group",
     "Guided",
+    "LinearTime",
     "RawSigma",
     "Routed",
     "Time",
     "TrigFlowTime",
+    "VPClassifier",
     "Wrapped",
     "is_model",
     "wrap",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 # Parameter names of EDM, ADM, diffusers, flow_matching, MeanFlow, FastGen and CTM code.
@@ -191,3 +192,10 @@ def module_of(net: Callable[..., Any]) -> nn.Module | None:
         return module_of(net.func)
     owner = getattr(net, "__self__", None)
     return owner if isinstance(owner, nn.Module) else None
+
+
+def weights_dtype(net: Callable[..., Any]) -> torch.dtype | None:
+    """Floating dtype of a callable's first weight; None if it has none."""
+    module = module_of(net)
+    weights = () if module is None else module.parameters()
+    return next((weight.dtype for weight in weights if weight.is_floating_point()), None)

@@ -72,6 +72,16 @@ class Group(nn.Module):
         return (denoised - x) / per_sample(sigma, x).reshape(-1, *[1] * (x.ndim - 1)) ** 2
 
     @property
+    def eager(self) -> str:
+        """Why it cannot be part of a CUDA graph; empty if nothing speaks against it."""
+        return next((why for m in self.members if (why := getattr(m, "eager", ""))), "")
+
+    @property
+    def taken(self) -> str:
+        """One sentence on what the group does, for the `repr` of a sampler."""
+        return self.extra_repr()
+
+    @property
     def dtype(self) -> torch.dtype | None:
         """What the first member computes in; see `Denoiser`."""
         dtype: torch.dtype | None = getattr(self.members[0], "dtype", None)

@@ -60,6 +60,17 @@ def test_guided_and_routed_models(tmp_path, teacher_file, capsys) -> None:
     assert "--bad needs --guidance" in capsys.readouterr().err
 
 
+def test_langevin_corrections(tmp_path, student_file, capsys) -> None:
+    out, words = tmp_path / "x.npz", ["--num", "2", "--steps", "3", "--corrector-steps", "2"]
+    assert sample(student_file, out, *words, "--snr", "0.1") == 0
+    assert "2 images, 7 network calls each" in capsys.readouterr().out
+    sampler = Sampler(load(student_file), steps=3, corrector_steps=2, snr=0.1)
+    expected = ((sampler(2) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(np.load(out)["arr_0"], expected)
+    assert sample(student_file, out, "--num", "2", "--steps", "2", "--snr", "0.1") == 1
+    assert "snr=0.1 without corrections" in capsys.readouterr().err
+
+
 def test_phases(tmp_path, teacher_file, capsys) -> None:
     out, words = tmp_path / "x.npz", ["--num", "2", "--overrides", "kind=consistency"]
     words += ["--method", "phased", "--edges", "0.5", "3", "--eta", "0.9"]
