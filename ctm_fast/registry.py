@@ -65,7 +65,7 @@ class Registry:
 
 
 def choice(registry: str, default_factory: Any) -> Any:
-    """Dataclass field that holds one of several registered dataclasses, or None.
+    """Dataclass field that holds one of several registered dataclasses, a tuple of them, or None.
 
     Args:
         registry: "module:NAME" of the `Registry` that knows the alternatives.
@@ -107,7 +107,8 @@ def _registry_of(field: dataclasses.Field[Any]) -> Registry | None:
 
 def _plain(value: Any, registry: Registry | None = None) -> Any:
     if registry is not None and value is not None:
-        return registry.to_json(value)
+        many = isinstance(value, tuple | list)
+        return [registry.to_json(v) for v in value] if many else registry.to_json(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return fields_to_json(value)
     if isinstance(value, tuple | list):
@@ -118,7 +119,8 @@ def _plain(value: Any, registry: Registry | None = None) -> Any:
 def _restored(field: dataclasses.Field[Any], value: Any) -> Any:
     registry = _registry_of(field)
     if registry is not None and value is not None:
-        return registry.from_json(value)
+        many = isinstance(value, tuple | list)
+        return tuple(map(registry.from_json, value)) if many else registry.from_json(value)
     if isinstance(value, Mapping) and dataclasses.is_dataclass(field.default_factory):
         return fields_from_json(field.default_factory, value, field.name)
     return _frozen(value)

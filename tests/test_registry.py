@@ -69,6 +69,14 @@ def test_nested_and_chosen_fields_round_trip():
     assert fields_from_json(Tree, data, "tree") == value
 
 
+@pytest.mark.parametrize("chosen", [(), (Leaf(3.0), Other("y"), Leaf())])
+def test_a_tuple_of_chosen_objects_round_trips(chosen):
+    value = Tree(chosen=chosen)
+    data = json.loads(json.dumps(fields_to_json(value)))
+    assert [item["name"] for item in data["chosen"]] == ["leaf", "other", "leaf"][: len(chosen)]
+    assert fields_from_json(Tree, data, "tree") == value
+
+
 def test_unknown_fields_are_an_error():
     with pytest.raises(ValueError, match=r"unknown fields \['sise'\] for leaf 'leaf'"):
         TABLE.from_json({"name": "leaf", "sise": 2})
