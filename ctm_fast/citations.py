@@ -141,6 +141,20 @@ PAPERS = {
         "2406.02507",
         "NeurIPS 2024",
     ),
+    "sauer2021projected": Paper(
+        "Projected GANs Converge Faster",
+        'Sauer, Axel and Chitta, Kashyap and M{\\"u}ller, Jens and Geiger, Andreas',
+        2021,
+        "2111.01007",
+        "NeurIPS 2021",
+    ),
+    "zhao2020diffaugment": Paper(
+        "Differentiable Augmentation for Data-Efficient GAN Training",
+        "Zhao, Shengyu and Liu, Zhijian and Lin, Ji and Zhu, Jun-Yan and Han, Song",
+        2020,
+        "2006.10738",
+        "NeurIPS 2020",
+    ),
     "balaji2022ediffi": Paper(
         "eDiff-I: Text-to-Image Diffusion Models with an Ensemble of Expert Denoisers",
         "Balaji, Yogesh and Nah, Seungjun and Huang, Xun and others",
@@ -153,6 +167,7 @@ PAPERS = {
 CITED: dict[str, tuple[str, ...]] = {
     "dsm": ("karras2022edm",),
     "ctm": ("kim2023ctm",),
+    "ctm_gan": ("kim2023ctm", "sauer2021projected", "zhao2020diffaugment"),
     "pd": ("salimans2022progressive",),
     "cm": ("song2023consistency",),
     "ict": ("song2023improved", "song2023consistency"),
@@ -203,4 +218,6 @@ def names_of(what: Any) -> list[str]:
     if isinstance(method, str):
         model = type(getattr(what, "model", None)).__name__.lower()
         return [method, *([model] if model in CITED else [])]
-    return [(what if isinstance(what, type) else type(what)).__name__.lower()]
+    name = (what if isinstance(what, type) else type(what)).__name__.lower()
+    # A registered name may have underscores that the class has not.
+    return [next((known for known in CITED if known.replace("_", "") == name), name)]

@@ -202,9 +202,12 @@ class Denoiser(nn.Module):
         if features is None:
             raise ValueError(
                 f"a {type(self.net).__name__} has no encoder features; use a distance that "
-                "compares pixels, for example PseudoHuber"
+                "compares pixels, for example PseudoHuber, and other backbones of a discriminator"
             )
-        return self._in_own_dtype(features, scaled, c_noise, labels)
+        told: dict[str, Tensor] = {}
+        if self.kind == "trajectory":  # as where it denoises, it arrives where it is
+            told["c_noise_to"] = self.precond.c_noise_to(c_noise, c_noise)
+        return self._in_own_dtype(features, scaled, c_noise, labels, **told)
 
     def _in_own_dtype(
         self, function: Callable[..., Any], scaled: Tensor, *args: Any, **kwargs: Any

@@ -113,6 +113,21 @@ def test_a_teacher_is_called_without_destination():
     assert model.kind == "denoiser" and net.seen[-1][2] is None
 
 
+def test_an_encoder_is_told_that_it_stays_where_it_is():
+    class Encoder(nn.Module):
+        has_destination = True
+
+        def features(self, x, c_noise, labels=None, c_noise_to=None):
+            return [x, c_noise, c_noise_to]
+
+    net, c_noise = Encoder(), torch.tensor([0.5, -1.0])
+    x = torch.randn(2, 1, 2, 2)
+    assert Denoiser(net, kind="denoiser").features(x, c_noise)[2] is None
+    assert torch.equal(Denoiser(net).features(x, c_noise)[2], c_noise)
+    flow = Preconditioning(LinearFlow(0.5), noise_embedding=FlowTime())
+    assert torch.equal(Denoiser(net, flow).features(x, c_noise)[2], torch.zeros(2))
+
+
 @pytest.mark.parametrize("weights", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("state", [torch.float32, torch.float64])
 def test_state_keeps_its_dtype_and_the_network_its_own(state, weights):

@@ -5,9 +5,11 @@ from .ayf import AYF
 from .cm import CM
 from .consistency import Consistency
 from .ctm import CTM
+from .ctm_gan import CTMGAN
 from .distances import DISTANCES, L1, L2, LPIPS, Norm, PseudoHuber, TeacherFeatures
 from .dsm import DSM
 from .ect import ECT
+from .gan import GAN
 from .ict import ICT
 from .meanflow import MeanFlow
 from .objective import Balance, Batch, Models, Objective, evaluate
@@ -22,6 +24,7 @@ OBJECTIVES = Registry(
         "ayf": "ctm_fast.losses.ayf:AYF",
         "cm": "ctm_fast.losses.cm:CM",
         "ctm": "ctm_fast.losses.ctm:CTM",
+        "ctm_gan": "ctm_fast.losses.ctm_gan:CTMGAN",
         "dsm": "ctm_fast.losses.dsm:DSM",
         "ect": "ctm_fast.losses.ect:ECT",
         "ict": "ctm_fast.losses.ict:ICT",
@@ -34,7 +37,7 @@ OBJECTIVES = Registry(
 )
 
 __all__ = [
-    "AYF", "CM", "CTM", "DISTANCES", "DSM", "ECT", "ICT", "L1", "L2", "LPIPS", "OBJECTIVES", "PD",
-    "SCM", "SCT", "TCM", "Balance", "Batch", "Consistency", "MeanFlow", "Models", "Norm",
-    "Objective", "PseudoHuber", "TeacherFeatures", "evaluate",
+    "AYF", "CM", "CTM", "CTMGAN", "DISTANCES", "DSM", "ECT", "GAN", "ICT", "L1", "L2", "LPIPS",
+    "OBJECTIVES", "PD", "SCM", "SCT", "TCM", "Balance", "Batch", "Consistency", "MeanFlow",
+    "Models", "Norm", "Objective", "PseudoHuber", "TeacherFeatures", "evaluate",
 ]  # fmt: skip

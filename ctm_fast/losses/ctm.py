@@ -194,8 +194,7 @@ class CTM:
 
         `x_s` is the point at s where the caller already has it.
         """
-        draw, labels = batch.draw, batch.labels
-        t, s = draw["t"], draw["s"]
+        draw, labels, t, s = batch.draw, batch.labels, batch.draw["t"], batch.draw["s"]
         if x_s is None:
             model = target_of(models) if self.estimate_inner == "target" else models.student
             learns = self.estimate_inner == "student" and torch.is_grad_enabled()
@@ -237,11 +236,10 @@ class CTM:
         Raises:
             ValueError: for another term.
         """
-        draw, student = batch.draw, models.student
+        draw = batch.draw
         if term == "dsm":
-            loss = denoising_loss(
-                student, batch.images, draw["dsm_sigma"], draw["dsm_noise"], batch.labels
-            )
+            noise = draw["dsm_sigma"], draw["dsm_noise"]
+            loss = denoising_loss(models.student, batch.images, *noise, batch.labels)
             return self.denoising_weight * draw.get("dsm_on", 1.0) * loss
         if term != "ctm":
             raise ValueError(f"unknown term {term!r}; this objective has {self.terms}")
@@ -251,8 +249,8 @@ class CTM:
     @property
     def joint(self) -> bool:
         """Whether `losses` exists: both terms by one call of the student."""
-        inner, outer = self.estimate_inner == "student", self.estimate_outer == "target"
-        return "dsm" in self.terms and inner and outer
+        way = self.estimate_inner, self.estimate_outer
+        return "dsm" in self.terms and way == ("student", "target")
 
     def losses(self, batch: Batch, models: Models, progress: float = 0.0) -> dict[str, Tensor]:
         """What `loss` gives for every term, the student being called once on twice the batch."""
@@ -272,10 +270,14 @@ class CTM:
         P, Q = map(torch.cat, zip(jumping, denoising))
         x_s, denoised = jump(laid_out_like(x, F), F, P, Q).split([len(x_t), len(noisy)])
         error = denoising_error(denoised, batch.images, sigma, student.sigma_data)
-        return {
-            "ctm": self._compared(self.estimate(flat, models, x_s), flat, models),
-            "dsm": self.denoising_weight * draw.get("dsm_on", 1.0) * error,
-        }
+        estimate = self.estimate(flat, models, x_s)
+        ctm = self._compared(estimate, flat, models)
+        dsm = self.denoising_weight * draw.get("dsm_on", 1.0) * error
+        return {"ctm": ctm, "dsm": dsm, **self.beside(estimate, batch, models)}
+
+    def beside(self, estimate: Tensor, batch: Batch, models: Models) -> dict[str, Tensor]:
+        """Further terms of the estimate; a class that has some overrides it."""
+        return {}
 
     def _compared(self, estimate: Tensor, batch: Batch, models: Models) -> Tensor:
         draw, prefix = batch.draw, "target_"

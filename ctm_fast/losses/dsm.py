@@ -22,15 +22,20 @@ def noised(images: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
 
 
 def denoising_loss(
-    model: Denoiser, images: Tensor, sigma: Tensor, noise: Tensor, labels: Tensor | None
+    model: Denoiser,
+    images: Tensor,
+    sigma: Tensor,
+    noise: Tensor,
+    labels: Tensor | None,
+    **extra: Tensor,
 ) -> Tensor:
     """lambda(sigma) |D(images + sigma noise, sigma) - images|^2, mean over pixels: (batch,).
 
     lambda = (sigma^2 + sd^2)/(sigma sd)^2, so the effective weight on the network output is 1.
-    Source: Karras et al. 2022, Eq. 8 and Table 1.
+    `extra` is told to the network besides. Source: Karras et al. 2022, Eq. 8 and Table 1.
     """
     noisy, scaled = add_noise(images, noise, sigma, model.precond.c_in(sigma))
-    denoised = model(noisy, sigma, labels, scaled=scaled)
+    denoised = model(noisy, sigma, labels, scaled=scaled, **extra)
     return denoising_error(denoised, images, sigma, model.sigma_data)
 
 
@@ -50,6 +55,7 @@ class DSM(OneTerm):
 
     term: ClassVar[str] = "dsm"
     capturable: ClassVar[bool] = True  # the loss depends on the batch's tensors alone
+    augmentable: ClassVar[bool] = True  # tells the network how images were augmented
 
     density: AnyDensity = choice("ctm_fast.densities:DENSITIES", LogNormal)  # training noise levels
     label_dropout: float = 0.0  # share of images trained without label, in [0, 1]
@@ -85,4 +91,5 @@ class DSM(OneTerm):
         if labels is not None and "keep_label" in draw:
             one_hot = functional.one_hot(labels, student.label_dim).to(batch.images.dtype)
             labels = one_hot * draw["keep_label"][:, None]
-        return denoising_loss(student, batch.images, draw["sigma"], draw["noise"], labels)
+        told = {k: draw[k] for k in ("augment_labels",) if k in draw}
+        return denoising_loss(student, batch.images, draw["sigma"], draw["noise"], labels, **told)

@@ -114,6 +114,7 @@ class Objective(Protocol):
 
     The order of one optimizer step: `draw` (random numbers of the whole global batch), `prepare`
     (work without gradient on this rank's share), then for each term `loss` on each microbatch.
+    By then `batch.draw["step"]` is the number of finished steps; `evaluate` leaves it out.
     Results depend neither on the number of ranks nor on the microbatch size.
 
     An objective may have more, which the trainer looks for:
@@ -122,19 +123,24 @@ class Objective(Protocol):
     - `order(batch)`: a permutation on the CPU, or None: images in an order in which less is to do
       where a batch is split.
     - `joint` and `losses(batch, models, progress)`: whether, and how, all terms come from one call
-      of the student, by name; for `one_pass`.
+      of the student, by name, without those that take no part; for `one_pass`.
     - `settled(term, batch)`: True where all images of a microbatch spare a part of the term's work;
       it is captured apart.
     - `wants_data` and `attach(images, labels)`: whether it refers to images beyond a batch; it is
       then given all of them before the first step, on the CPU.
+    - `diagnostics`: names of what `prepare` leaves in the draw for the log, a number per image;
+      each log line has their means over the images of all processes.
     - `capturable`: True if `loss` depends on the batch's tensors alone, not on progress or on whole
       numbers that all images share; for `capture`.
     - `student_kind`: `kind` of the `Denoiser` that is trained; "trajectory" where it is not said.
     - `target_decay(progress)`: decay in [0, 1) of the target network in this step, instead of the
       trainer's `target_ema`; None for the trainer's.
-    - `companion(student)`: a module that is trained beside the student but is in no average and not
-      part of the model, or None; `loss` finds it in `Models`.
-    - `companion_lr`: its learning rate, on the student's schedule; None for the student's.
+    - `companion(models)`: a module that is trained beside the student but is in no average and not
+      part of the model, or None; `loss` finds it in `Models`. No target exists by then.
+    - `companion_lr`, `companion_betas`: its learning rate, on the student's schedule, and averaging
+      factors of its optimizer; None for the student's.
+    - `trains(step)`: which of "student" and "companion" the update after `step` finished steps
+      moves; both where it is not said. Averages and target move with the student.
     """
 
     @property

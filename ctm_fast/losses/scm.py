@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..denoiser import Denoiser
 from ..densities import AnyDensity, LogNormal
 from ..noise_embeddings import DiscreteTime
 from ..precond import EDM, Euler
@@ -80,7 +79,7 @@ class SCM(OneTerm):
         """The teacher, if there is one."""
         return frozenset({"teacher"} if self.distil else ())
 
-    def companion(self, student: Denoiser) -> nn.Module | None:
+    def companion(self, models: Models) -> nn.Module | None:
         """The learned weight."""
         return LearnedWeight() if self.learned_weighting else None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -74,6 +74,8 @@ class SCT(ECT):
 
     Source: Wang et al. 2024, Section 4; without published code.
     """
+
+    diagnostics: ClassVar[tuple[str, ...]] = ("ess",)  # in every log line
 
     gap: AnyGap = choice("ctm_fast.gaps:GAPS", smooth_gap)  # r(t, stage)
     reference: str = "minibatch"  # none | minibatch | pool | data

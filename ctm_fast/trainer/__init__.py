@@ -1,5 +1,7 @@
 """Training: one loop for every objective, for one process and for many."""
 
+from .accumulation import OutOfMemory as OutOfMemory
+from .alarms import Alarmed as Alarmed
 from .config import TrainConfig as TrainConfig
 from .distributed import World as World
 from .ema import EMA as EMA

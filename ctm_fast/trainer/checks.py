@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..data import ImageDataset
+from ..data.augment import LABELS
 from ..denoiser import Denoiser
 from ..losses.objective import Objective
 
@@ -71,6 +72,23 @@ def check_networks(student: Denoiser, teacher: Any) -> None:
         own, other = getattr(student, name), getattr(teacher, name, None)
         if other is not None and own != other:
             raise ValueError(f"student has {name}={own}, teacher has {other}")
+
+
+def check_augmentation(probability: float, objective: Objective, student: Denoiser) -> None:
+    """Raise ValueError unless images may be augmented with that probability."""
+    if not probability:
+        return
+    if not getattr(objective, "augmentable", False):
+        raise ValueError(
+            f"augment={probability} is for objectives that tell the network of it, such as DSM; "
+            f"{type(objective).__name__} needs augment=0"
+        )
+    width = getattr(student.net, "augment_dim", 0)
+    if width != LABELS:
+        raise ValueError(
+            f"augment={probability} needs a network with augment_dim={LABELS}, got {width}; set "
+            f"it (--net-options augment_dim={LABELS}), or augment=0"
+        )
 
 
 def check_data(student: Denoiser, data: ImageDataset) -> None:

@@ -16,6 +16,7 @@ from ..registry import fields_from_json, fields_to_json
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Optimizer = Literal["radam", "adam"]
+AlarmMode = Literal["warn", "stop", "off"]
 
 # Compute dtype of student, target and averages; None is the dtype of the weights, float32.
 PRECISIONS: dict[str, torch.dtype | None] = {
@@ -24,6 +25,7 @@ PRECISIONS: dict[str, torch.dtype | None] = {
     "fp16": torch.float16,
 }
 OPTIMIZERS = ("radam", "adam")  # see `trainer.optimizer`
+ALARMS = ("warn", "stop", "off")  # see `trainer.alarms`
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class TrainConfig:
     ema_halflife_kimg: tuple[float, ...] = ()  # further averages, half-life in thousand images
     ema_rampup: float = 0.05  # those half-lives are at most this share of the images seen
     target_ema: float = 0.999  # decay per step of the target network
+    augment: float = 0.0  # share of images per transform of `data.augment`, in [0, 1]; DSM only
     precision: Precision = "fp32"  # fp32 | bf16 | fp16; weights and averages stay float32
     one_pass: bool = False  # differentiate all terms in one pass; needs a batch that is not split
     capture: bool = False  # run every microbatch as a CUDA graph; nothing changes on a CPU
@@ -61,10 +64,13 @@ class TrainConfig:
     log_every: int = 50  # steps per line of the log
     preview_every: int = 0  # steps between calls of the callbacks; 0: only at the end
     progress_bar: bool = True  # show a progress bar on the first process
+    alarms: AlarmMode = "warn"  # warn | stop | off: of divergence, GAN collapse, drifting averages
+    tensorboard: bool = False  # write events beside log.jsonl; needs the extra `log`
 
     def __post_init__(self) -> None:
         _choice("optimizer", self.optimizer, OPTIMIZERS)
         _choice("precision", self.precision, PRECISIONS)
+        _choice("alarms", self.alarms, ALARMS)
         for name in ("steps", "batch_size", "keep", "log_every"):
             _whole(name, getattr(self, name), 1)
         for name in (
@@ -84,6 +90,8 @@ class TrainConfig:
             _positive("clip_grad", self.clip_grad)
         for value in self.ema_halflife_kimg:
             _positive("ema_halflife_kimg", value)
+        if not _number(self.augment) or not 0 <= self.augment <= 1:
+            raise ValueError(f"augment must be in [0, 1], got {self.augment!r}")
         if len(self.betas) != 2:
             raise ValueError(f"betas must be two numbers, got {self.betas}")
         for name, values in (
@@ -93,7 +101,7 @@ class TrainConfig:
         ):
             for value in values:
                 _decay(name, value)
-        for name in ("progress_bar", "one_pass", "capture"):
+        for name in ("progress_bar", "one_pass", "capture", "tensorboard"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if self.one_pass and (self.capture or self.precision == "fp16"):

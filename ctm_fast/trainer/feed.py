@@ -7,14 +7,19 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import torch
 
 from ..data import ImageDataset, batch_indices
+from ..data.augment import augmented, drawn
 from ..losses.objective import Batch, Objective
 from ..rng import stream
 from .config import TrainConfig
 from .distributed import World
 
+AUGMENTATION = 0x617567  # numbers its stream of random numbers among those of a step
+
 
 class Feed:
     """Images, labels and random numbers as functions of (seed, step): no state to save.
+
+    `batch.draw["step"]` is the number of finished steps.
 
     Every process draws the numbers of the whole global batch and keeps its rows, so they do not
     depend on the number of processes. They are drawn on the CPU and do not depend on the device.
@@ -25,7 +30,7 @@ class Feed:
     Args:
         objective: says which random numbers a step needs.
         data: where images and labels come from.
-        config: batch_size and seed.
+        config: batch_size, seed and augment.
         world: this process among all; batch_size must divide among them.
         device: where batches go.
         labelled: whether the student takes labels.
@@ -51,6 +56,7 @@ class Feed:
         self.data = data
         self.batch_size = config.batch_size
         self.seed = config.seed
+        self.augment = config.augment
         self.device = device
         self.labelled = labelled
         self.threaded = device.type != "cpu" if threaded is None else threaded
@@ -98,9 +104,15 @@ class Feed:
         draw = self.objective.draw(
             self.batch_size, self.data.shape, stream(self.seed, step), progress
         )
+        draw["step"] = step
         rows = Batch(indices, None, draw).slice(*self.rows)
         labels = self.data.labels(rows.images) if self.labelled else None
-        batch = Batch(self.data.images(rows.images), labels, rows.draw)
+        images = self.data.images(rows.images)
+        if self.augment:
+            how = drawn(self.batch_size, self.augment, stream(self.seed, step, AUGMENTATION))
+            how = how.rows(*self.rows)
+            images, rows.draw["augment_labels"] = augmented(images, how), how.labels
+        batch = Batch(images, labels, rows.draw)
         if self.device.type != "cuda":
             return batch
         with torch.cuda.device(self.device):

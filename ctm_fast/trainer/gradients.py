@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from ..losses.objective import Batch, Models, Objective
 from ..models.dropout import shared_dropout
 from ..rng import stream
 from .captured import CapturedTerms, Pool, check_capture
+from .diagnostics import diagnosed
 from .distributed import World, any_process, sum_over_processes
 from .one_pass import backward_together, check_one_pass, student_outputs
 from .sums import added, norm_of, wide
@@ -33,11 +34,14 @@ class Numbers:
     norms: Tensor
     total: Tensor  # () gradient norm of the weighted sum
     stop: Tensor  # () number of processes that were asked to stop
+    active: tuple[bool, ...] | None = None  # which terms took part; None: all
+    diagnostics: Tensor | None = None  # the objective's own numbers; NaN where there is none
 
     def packed(self) -> Tensor:
         """All numbers in one float32 vector, so that one copy moves them to the host."""
         parts = (self.losses, self.weights, self.norms, self.total, self.stop)
-        return torch.cat([part.reshape(-1).float() for part in parts])
+        own = () if self.diagnostics is None else (self.diagnostics,)
+        return torch.cat([part.reshape(-1).float() for part in (*parts, *own)])
 
 
 class StepGradients:
@@ -96,6 +100,8 @@ class StepGradients:
         self.one_pass = one_pass and len(objective.terms) > 1
         if self.one_pass:
             check_one_pass(objective, microbatch, batch_size // world.size, models.companion)
+        self._active = getattr(objective, "active", lambda term, batch: True)
+        self.lap: Callable[[str], None] = lambda part: None  # called where a term's work ends
         self._captured: CapturedTerms | None = None
         if pool is not None:
             check_capture(objective, world)
@@ -129,12 +135,14 @@ class StepGradients:
             self._synchronise(step, batch, progress)
         for p in self.parameters:
             p.grad = None
-        compute = self._together if self.one_pass else self._in_turn
+        active = tuple(bool(self._active(term, batch)) for term in self.objective.terms)
+        compute = self._together if self.one_pass and sum(active) > 1 else self._in_turn
         with self._one_cast():
             losses, weights, norms, norm = compute(step, batch, progress, scale)
         asked = torch.full((1,), float(stop), device=self.device)
-        sums = sum_over_processes(self.world, torch.cat([losses, asked]))
-        return Numbers(sums[:-1], weights, norms, norm, sums[-1])
+        told = diagnosed(self.objective, batch, self.batch_size, self.device)
+        sums, k = sum_over_processes(self.world, torch.cat([losses, asked, told])), len(losses)
+        return Numbers(sums[:k], weights, norms, norm, sums[k], active, sums[k + 1 :])
 
     def _together(
         self, step: int, batch: Batch, progress: float, scale: float
@@ -143,25 +151,33 @@ class StepGradients:
         first, factor = self.world.rank * len(batch), self._factor(scale)
         objective, student = self.objective, self.models.student
         with student_outputs(student.net) as outputs, self._dropout(step, 1, first):
-            losses = [loss.sum() for loss in self.module(None, batch, progress)]
+            found = self.module(None, batch, progress)
+        present = [k for k, loss in enumerate(found) if loss is not None]
+        losses = [found[k].sum() for k in present]
         weights, norms = backward_together(
             [loss * factor for loss in losses],
             outputs,
             student.last_layer.weight,
-            objective.terms,
+            [objective.terms[k] for k in present],
             objective.balance,
             self.world,
             scale,
         )
         total = norm_of([p.grad for p in self.parameters]) / scale
-        return torch.stack(losses).detach() / self.batch_size, weights, norms, total
+        self.lap("+".join(objective.terms[k] for k in present))
+        means = torch.stack(losses).detach() / self.batch_size
+        # Terms that take no part: no loss, no gradient, weight 1.
+        measured = [means.new_full((len(found),), fill) for fill in (0.0, 1.0, 0.0)]
+        for whole, values in zip(measured, (means, weights, norms)):
+            for k, value in zip(present, values):
+                whole[k] = value
+        return measured[0], measured[1], measured[2], total
 
     def _in_turn(
         self, step: int, batch: Batch, progress: float, scale: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Losses, weights, norms and the total norm, one term after the other."""
         objective, device = self.objective, self.device
-        active = getattr(objective, "active", lambda term, batch: True)
         losses: list[Tensor] = []
         weights: list[Tensor] = []
         norms: list[Tensor] = []
@@ -169,7 +185,7 @@ class StepGradients:
         reference = one = torch.ones((), device=device, dtype=wide(self.parameters[0]))
         for k, term in enumerate(objective.terms):
             weight = one
-            if not active(term, batch):
+            if not self._active(term, batch):
                 losses.append(0 * one)
                 norms.append(0 * one)
                 weights.append(one)
@@ -182,6 +198,7 @@ class StepGradients:
             elif term in objective.balance:
                 weight = objective.balance[term](reference, self._last_layer_norm(term) / scale)
             weights.append(weight)
+            self.lap(term)
             if self._captured is not None and k + 1 < len(objective.terms):
                 # Graphs write to the same memory again: what is kept has to leave it.
                 gradients = [None if g is None else g.clone() for g in gradients]
@@ -225,10 +242,12 @@ class StepGradients:
     def _synchronise(self, step: int, batch: Batch, progress: float) -> None:
         """Wrap the module in DistributedDataParallel, which wants to know of unused weights.
 
-        A term need not use every weight, for example not a label embedding without labels.
+        A term need not use every weight, for example not a label embedding without labels; steps
+        that train one of two modules never do.
         """
-        unused = False
-        for k, term in enumerate([None] if self.one_pass else self.objective.terms):
+        unused = hasattr(self.objective, "trains")
+        terms = [] if unused else [None] if self.one_pass else self.objective.terms
+        for k, term in enumerate(terms):
             with self._dropout(step, k + 1, 0):
                 losses = self.module(term, batch.slice(0, min(2, len(batch))), progress)
             used = reached(losses)

@@ -12,6 +12,8 @@ from torch import Tensor
 from .gradients import Numbers
 from .log import Window
 
+Active = tuple[bool, ...] | None  # which terms took part in a step; None: all
+
 
 class NonFiniteLoss(RuntimeError):
     """A loss, gradient or weight became NaN or infinite.
@@ -39,16 +41,19 @@ class Monitor:
         terms: of the objective.
         late: read one step late.
         scaled: the gradient is that of a scaled fp16 loss, whose overflow is handled elsewhere.
+        diagnostics: names of the objective's own numbers; these may be anything.
     """
 
-    def __init__(self, terms: Sequence[str], *, late: bool, scaled: bool) -> None:
+    def __init__(
+        self, terms: Sequence[str], *, late: bool, scaled: bool, diagnostics: Sequence[str] = ()
+    ) -> None:
         self.terms = tuple(terms)
         self.late = late
         self.scaled = scaled
-        self.window = Window(terms)
+        self.window = Window(terms, diagnostics)
         self.stop = False
         self.checkpoint: Path | None = None
-        self._pending: tuple[int, Tensor, torch.cuda.Event] | None = None
+        self._pending: tuple[int, Tensor, Active, torch.cuda.Event] | None = None
 
     def watch(self, step: int, numbers: Numbers) -> None:
         """Take in the numbers of step `step`.
@@ -58,14 +63,14 @@ class Monitor:
         """
         packed = numbers.packed()
         if not self.late:
-            self._read(step, packed.tolist())
+            self._read(step, packed.tolist(), numbers.active)
             return
         host = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
         host.copy_(packed, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
         self.flush()
-        self._pending = (step, host, event)
+        self._pending = (step, host, numbers.active, event)
 
     def flush(self) -> None:
         """Read what is still on its way.
@@ -74,12 +79,12 @@ class Monitor:
             NonFiniteLoss: if it is not finite.
         """
         if self._pending is not None:
-            step, host, event = self._pending
+            step, host, active, event = self._pending
             self._pending = None
             event.synchronize()
-            self._read(step, host.tolist())
+            self._read(step, host.tolist(), active)
 
-    def _read(self, step: int, values: list[float]) -> None:
+    def _read(self, step: int, values: list[float], active: Active) -> None:
         k = len(self.terms)
         losses, norms, total = values[:k], values[2 * k : 3 * k], values[3 * k]
         self.stop = self.stop or values[3 * k + 1] > 0
@@ -92,4 +97,5 @@ class Monitor:
             bad = [term for term, norm in zip(self.terms, norms) if not math.isfinite(norm)]
             term = bad[0] if bad else "all terms"
             raise NonFiniteLoss(step, term, "the gradient", self.checkpoint)
-        self.window.add(values[: 3 * k + 1])
+        self.window.add(values[: 3 * k + 1], active)
+        self.window.diagnose(values[3 * k + 2 :])

@@ -22,7 +22,8 @@ def check_one_pass(
     objective: Objective, microbatch: int | None, share: int, companion: nn.Module | None = None
 ) -> None:
     """Raise ValueError unless the terms of `share` images can be differentiated together."""
-    if companion is not None:
+    # With phases the terms that are differentiated together are those of the student's steps.
+    if companion is not None and not hasattr(objective, "trains"):
         raise ValueError(
             f"one_pass=True differentiates the student alone, and {type(objective).__name__} "
             "trains a module beside it; set one_pass=False"

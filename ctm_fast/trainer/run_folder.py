@@ -1,4 +1,4 @@
-"""The folder of a run: `config.json`, `log.jsonl` and `checkpoints/step-*.safetensors`."""
+"""The folder of a run: `config.json`, `log.jsonl`, `checkpoints/step-*.safetensors`, events."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.config = self.path / "config.json"
         self.log = self.path / "log.jsonl"
+        self.events = self.path / "tensorboard"
 
     def create(self) -> None:
         """Make the folder.

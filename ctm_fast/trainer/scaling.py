@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,7 @@ class Update:
         companion: what is trained beside the student, or None. It has an optimizer of its own and
             shares the gradient norm.
         companion_lr: its learning rate in the place of `config.lr`; None for the same.
+        companion_betas: its averaging factors in the place of `config.betas`; None for the same.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Update:
         averages: Sequence[EMA] = (),
         companion: nn.Module | None = None,
         companion_lr: float | None = None,
+        companion_betas: tuple[float, float] | None = None,
     ) -> None:
         self.student, self.averages = student, list(averages)
         trained = [p.requires_grad for p in student.parameters()]
@@ -91,7 +93,8 @@ class Update:
         self.optimizers: dict[str, Fused] = {"student": self.optimizer}
         beside = [] if companion is None else [p for p in companion.parameters() if p.requires_grad]
         if beside:
-            self.optimizers["companion"] = make(beside, lr=config.lr, **options)
+            own = {**options, "betas": companion_betas or config.betas}
+            self.optimizers["companion"] = make(beside, lr=config.lr, **own)
         self.companion_factor = 1.0 if companion_lr is None else companion_lr / config.lr
         self.clip = config.clip_grad
         self.scaler = LossScale() if config.precision == "fp16" else None
@@ -101,20 +104,30 @@ class Update:
         """Factor of the loss; 1 without loss scaling."""
         return 1.0 if self.scaler is None else self.scaler.scale
 
-    def __call__(self, norm: Tensor, lr: float, decays: Sequence[float] = ()) -> bool:
+    def __call__(
+        self,
+        norm: Tensor,
+        lr: float,
+        decays: Sequence[float] = (),
+        moves: Collection[str] = ("student", "companion"),
+    ) -> bool:
         """Apply the gradient in `p.grad`, which is left as it is.
 
-        A gradient that is not finite changes nothing. Only fp16 waits to see whether it was.
+        A gradient that is not finite changes nothing. Only fp16 waits to see whether it was; its
+        scale takes in every update, whatever it moves.
 
         Args:
             norm: gradient norm, without the loss scale, of all that is trained.
             lr: learning rate of the student.
             decays: share of the old value that each average keeps, in [0, 1).
+            moves: names of the optimizers that move; the averages follow "student".
 
         Returns:
             Whether the update was applied; without a loss scale always True.
         """
         for owner, optimizer in self.optimizers.items():
+            if owner not in moves:
+                continue
             first = owner == "student"
             for group in optimizer.param_groups:
                 group["lr"] = lr * (1.0 if first else self.companion_factor)
@@ -129,7 +142,7 @@ class Update:
             self.scaler.update(finite)
             if not finite:
                 return False
-        for average in self.averages:
+        for average in self.averages if "student" in moves else ():
             average.copy_buffers(self.student)
         return True
 

@@ -25,10 +25,13 @@ FORMAT, VERSION = "training", 1
 # What is trained, and what the state of its optimizer is called: "optimizer/<weight>/<key>".
 TRAINED = {"student": "optimizer", "companion": "companion_optimizer"}
 
+# How a source is read, which its name and its shape need not tell.
+HOW_READ = ("split", "size", "resize")
+
 # Options that a resumed run may change without becoming another run.
 FREE = frozenset(
     {"steps", "microbatch", "checkpoint_every", "keep", "log_every", "preview_every"}
-    | {"progress_bar", "one_pass", "capture"}
+    | {"progress_bar", "one_pass", "capture", "alarms", "tensorboard"}
 )
 
 
@@ -51,6 +54,7 @@ def describe(
             "images": len(data),
             "shape": list(data.shape),
             "classes": data.num_classes,
+            **{k: v for k, v in data.details().items() if k in HOW_READ},
         },
     }
     if weak is not None:

@@ -23,8 +23,10 @@ class TermLoss(nn.Module):
         # A tuple hides modules: only the weights that are trained are to be synchronised.
         self._rest = (objective, models)
 
-    def forward(self, term: str | None, batch: Batch, progress: float) -> tuple[Tensor, ...]:
+    def forward(self, term: str | None, batch: Batch, progress: float) -> tuple[Tensor | None, ...]:
         """Loss per image, (batch,), of one term, or of each of them for None.
+
+        Of all terms, one that takes no part in this step is None.
 
         Raises:
             ValueError: for a loss of another shape.
@@ -36,7 +38,8 @@ class TermLoss(nn.Module):
             batch, models, progress
         )
         # Not as one tensor: the gradient of one would pass through all with zeros.
-        return tuple(_checked(name, losses[name], batch) for name in objective.terms)
+        found = ((name, losses.get(name)) for name in objective.terms)
+        return tuple(None if loss is None else _checked(name, loss, batch) for name, loss in found)
 
 
 def _checked(term: str, loss: Tensor, batch: Batch) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -10,29 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from .. import data as datasets
-from ..checkpoints.files import write_text
 from ..data import ImageDataset
 from ..denoiser import Denoiser
 from ..losses.objective import Models, Objective
 from . import distributed, state
+from .accumulation import Accumulation
 from .captured import graph_pool
 from .checkpointer import Checkpointer
-from .checks import check_data, check_networks, check_objective
-from .companion import companion_of, companion_rate, frozen
-from .config import PRECISIONS, TrainConfig
-from .ema import Rate, averages
+from .checks import check_augmentation, check_data, check_networks, check_objective
+from .companion import companion_betas, companion_rate
+from .config import TrainConfig
+from .diagnostics import names_of
 from .feed import Feed
-from .gradients import StepGradients
 from .health import Monitor, NonFiniteLoss
-from .log import Clock, Log, Summary, peak_memory
+from .journal import Journal
+from .log import Summary
+from .networks import Networks
 from .run_folder import RunFolder
 from .scaling import Update
 from .signals import Signals
-from .target import Target, target_decay
+from .tensorboard import Board
 
 Callback = Callable[["Trainer", int], None]
 
@@ -90,29 +89,31 @@ class Trainer:
         for other in (teacher, weak):
             check_networks(student, other)
         check_data(student, self.data)
-        self.student = student.to(self.device).train()
-        distributed.same_weights(self.world, self.student)
-        self.student.dtype = PRECISIONS[self.config.precision]
-        self.teacher, self.weak = (frozen(model, self.device) for model in (teacher, weak))
-        self._companion = companion_of(objective, self.student, self.world, self.device)
+        check_augmentation(self.config.augment, objective, student)
+        networks = student, teacher, weak
+        self._networks = Networks(objective, *networks, self.config, self.world, self.device)
+        self.student, self.teacher, self.weak = student, self._networks.teacher, self._networks.weak
         self.step = 0
-        self._averages = averages(self.student, self.config)
-        wanted = "target" in objective.needs
-        self._target = Target(self.student, Rate(self.config.target_ema)) if wanted else None
-        followers = [*self._averages, *([self._target] if self._target else [])]
-        beside = self._companion, companion_rate(objective)
-        self._update = Update(self.student, self.config, followers, *beside)
+        self._update = Update(
+            student,
+            self.config,
+            self._networks.followers,
+            self._networks.companion,
+            companion_rate(objective),
+            companion_betas(objective),
+        )
         scaled = self._update.scaler is not None
         late = self.device.type == "cuda" and not scaled
-        self._monitor = Monitor(objective.terms, late=late, scaled=scaled)
+        told = names_of(objective)
+        self._monitor = Monitor(objective.terms, late=late, scaled=scaled, diagnostics=told)
         self._last_loss: dict[str, float] = {}
         self.folder = None if out is None else RunFolder(out)
         self._checkpointer = self._resume()
-        writes = self.folder is not None and self.world.first
-        self._log = Log(self.folder.log if self.folder and writes else None)
+        place = self.folder, self.world, self.device, self.config
+        self._journal = Journal(*place, student, self.emas, self.teacher)
         labelled = self.student.label_dim > 0
         self._feed = Feed(objective, self.data, self.config, self.world, self.device, labelled)
-        self._gradients = StepGradients(
+        self._gradients = Accumulation(
             objective,
             self.models,
             self.world,
@@ -122,22 +123,27 @@ class Trainer:
             one_pass=self.config.one_pass,
             pool=graph_pool(self.device) if self.config.capture else None,
         )
+        self._gradients.lap = self._journal.lap
 
     @property
     def models(self) -> Models:
         """All networks as the objective sees them."""
-        target = None if self._target is None else self._target.network
-        return Models(self.student, target, self.teacher, self._companion, self.weak)
+        return self._networks.models
 
     @property
     def emas(self) -> list[Denoiser]:
         """Averages of the student, in the order of `ema`, then `ema_halflife_kimg`; eval mode."""
-        return [average.model for average in self._averages]
+        return [average.model for average in self._networks.averages]
 
     @property
     def ema(self) -> Denoiser:
         """The first average; the student itself if the run keeps none."""
-        return self.emas[0] if self._averages else self.student
+        return self.emas[0] if self.emas else self.student
+
+    @property
+    def board(self) -> Board | None:
+        """TensorBoard's writer, for callbacks; None without the option, and outside of `fit`."""
+        return self._journal.board
 
     @property
     def images_seen(self) -> int:
@@ -155,24 +161,25 @@ class Trainer:
 
         Raises:
             NonFiniteLoss: as soon as a loss, gradient or weight is not finite.
+            Alarmed: for an alarm with alarms="stop".
+            OutOfMemory: for a step that does not fit, however the batch is split.
         """
         if steps is not None:
             self.config = self.config.replace(steps=steps)
-        started, clock = time.perf_counter(), Clock()
+        started = time.perf_counter()
         hidden = not (self.config.progress_bar and self.world.first)
         bar = tqdm(total=self.config.steps, initial=self.step, disable=hidden, unit="step")
         writing = self._checkpointer.writing() if self._checkpointer else nullcontext()
-        with writing, Signals() as signals, bar, self._feed:
-            self._write_config()
-            self._log.cut(self.step)
+        described = {**self._identity, "train": self.config.to_json()}
+        journal = self._journal.session(self.step, described)
+        with writing, Signals() as signals, bar, self._feed, journal:
             self._monitor.stop = False
             begun = self.step
             while self.step < self.config.steps and not self._stopping(signals):
                 self._advance(signals)
-                clock.add(self.config.batch_size)
                 bar.update()
                 if self.step % self.config.log_every == 0:
-                    self._write_log(clock, bar)
+                    self._write_log(bar)
                 if _due(self.step, self.config.preview_every):
                     self._call_back()
                 if _due(self.step, self.config.checkpoint_every):
@@ -213,53 +220,49 @@ class Trainer:
     def _advance(self, signals: Signals) -> None:
         """One optimizer step, of the weights and of their averages."""
         step, progress, update = self.step, self._progress(self.step), self._update
+        lap = self._journal.lap
+        lap("writing")
         batch = self._feed(step, progress)
+        lap("data")
         if step + 1 < self.config.steps:
             self._feed.expect(step + 1, self._progress(step + 1))
         self._gradients.prepare(step, batch, progress)
-        decays = [a.decay(self.images_seen, self.config.batch_size) for a in update.averages]
-        asked_for = target_decay(self.objective, progress)
-        if self._target is not None and asked_for is not None:
-            decays[-1] = asked_for
+        lap("prepare")
+        decays = self._networks.decays(self.images_seen, self.config.batch_size, progress)
+        lr, moves = self.config.learning_rate(step), self._networks.trained(step)
         applied = False
         while not applied:
             asked = signals.asked is not None
             numbers = self._gradients(step, batch, progress, update.scale, asked)
             self._monitor.watch(step, numbers)
-            applied = update(numbers.total, self.config.learning_rate(step), decays)
+            applied = update(numbers.total, lr, decays, moves)
             if update.scale < 1:
                 checkpoint = self._monitor.checkpoint
                 raise NonFiniteLoss(step, "all terms", "the unscaled gradient", checkpoint)
-        if self._target is not None:
-            self._target.refresh()
+        self._networks.moved(moves)
+        lap("optimizer")
         self.step += 1
 
     def _stopping(self, signals: Signals) -> bool:
         """Whether to stop here; with several processes, once all have heard of it."""
         return self._monitor.stop or (self.world.size == 1 and signals.asked is not None)
 
-    def _write_config(self) -> None:
-        if self.folder is not None and self.world.first:
-            described = {**self._identity, "train": self.config.to_json()}
-            write_text(self.folder.config, json.dumps(described, indent=2) + "\n")
-
-    def _write_log(self, clock: Clock, bar: Any) -> None:
+    def _write_log(self, bar: Any) -> None:
         self._monitor.flush()
         means = self._monitor.window.means()
         self._monitor.window.reset()
-        self._last_loss = means["loss"]
+        self._last_loss |= means["loss"]
         bar.set_postfix({name: f"{value:.4g}" for name, value in means["loss"].items()})
         entry = {
             "step": self.step,
             "images": self.images_seen,
             **means,
             "lr": self.config.learning_rate(self.step - 1),
-            "sec_per_kimg": round(clock.restart(), 4),
-            "peak_memory_mib": round(peak_memory(self.device), 1),
+            **self._gradients.noted,
         }
         if self._update.scaler is not None:
             entry["loss_scale"] = self._update.scale
-        self._log.write(entry)
+        self._journal.write(entry, self._monitor.checkpoint)
 
     def _call_back(self) -> None:
         self._monitor.flush()
@@ -281,14 +284,9 @@ class Trainer:
         self._identity = identity
         if self.folder is None:
             return None
-        modules: dict[str, nn.Module] = {"student": self.student}
-        if self._companion is not None:
-            modules["companion"] = self._companion
-        if self._target is not None:
-            modules["target"] = self._target.model
-        modules |= {f"ema/{i}": model for i, model in enumerate(self.emas)}
+        modules, window = self._networks.modules, self._monitor.window
         checkpointer = Checkpointer(
-            self.folder, self.world, identity, modules, self._update, self._monitor.window
+            self.folder, self.world, identity, modules, self._update, window
         )
         self.step = checkpointer.resume()
         self._monitor.checkpoint = checkpointer.newest

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,15 +26,15 @@ def trio(objective: Objective) -> Models:
     student, target = (of_kind(teacher, kind, seed).train() for seed in (2, 3))
     student.requires_grad_(True)
     teacher.kind = getattr(objective, "teacher_kind", "denoiser")
-    companion = getattr(objective, "companion", lambda student: None)
+    companion = getattr(objective, "companion", lambda models: None)
     needs = objective.needs
-    return Models(
+    models = Models(
         student,
         target.requires_grad_(False) if "target" in needs else None,
         teacher if "teacher" in needs else None,
-        companion(student),
-        copy.deepcopy(teacher) if "weak" in needs else None,
+        weak=copy.deepcopy(teacher) if "weak" in needs else None,
     )
+    return replace(models, companion=companion(models))
 
 
 def of_kind(teacher: Denoiser, kind: str, seed: int) -> Denoiser:
@@ -63,10 +64,10 @@ def test_contract(name: str) -> None:
     with shared_dropout("cpu", 7):
         losses = evaluate(objective, batch, models)
     assert tuple(losses) == objective.terms
-    for loss in losses.values():
+    for term, loss in losses.items():
         assert loss.shape == (6,)
         assert loss.isfinite().all()
-        assert (loss >= 0).all()
+        assert (loss >= 0).all() or term == "gan", "a mean of logits"
     sum(loss.mean() for loss in losses.values()).backward()
     for parameter in models.student.parameters():
         assert parameter.grad is None or parameter.grad.isfinite().all()
@@ -87,8 +88,10 @@ def test_same_seed_same_loss_with_dropout(name: str) -> None:
     models = trio(objective)
     runs = []
     for seed in (7, 7, 8):
+        # A forward pass may move the buffers of what is trained beside the student.
+        same = replace(models, companion=copy.deepcopy(models.companion))
         with shared_dropout("cpu", seed):
-            runs.append(evaluate(objective, batch_for(objective), models))
+            runs.append(evaluate(objective, batch_for(objective), same))
     for term in objective.terms:
         assert torch.equal(runs[0][term], runs[1][term])
         assert not torch.equal(runs[0][term], runs[2][term])

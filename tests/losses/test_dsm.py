@@ -98,3 +98,18 @@ def test_density_is_used() -> None:
 def test_bad_label_dropout_is_named() -> None:
     with pytest.raises(ValueError, match=r"label_dropout must be in \[0, 1\], got 1.5"):
         DSM(label_dropout=1.5)
+
+
+def test_the_network_is_told_how_images_were_augmented() -> None:
+    class Told(ConstantNet):
+        def forward(self, x, *levels, augment_labels=None, **extra):  # type: ignore[no-untyped-def]
+            self.seen = augment_labels
+            return super().forward(x, *levels, **extra)
+
+    objective, net = DSM(), Told(0.5, False)
+    batch = drawn(objective, torch.randn(5, 1, 4, 4, generator=stream(3)))
+    expected = objective.loss("dsm", batch, Models(Denoiser(net)))
+    assert net.seen is None
+    batch.draw["augment_labels"] = torch.randn(5, 9, generator=stream(4))
+    assert torch.equal(objective.loss("dsm", batch, Models(Denoiser(net))), expected)
+    assert net.seen is batch.draw["augment_labels"]

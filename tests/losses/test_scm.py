@@ -166,7 +166,7 @@ def test_derivative_and_estimate_have_the_same_dropout_masks(how, dtype, monkeyp
 def test_learned_weight_in_the_loss():
     model, sigma = curve(), torch.tensor([0.1, 1.0, 10.0])
     learned = dataclasses.replace(PLAIN, learned_weighting=True)
-    companion = learned.companion(model)
+    companion = learned.companion(Models(model))
     with torch.no_grad():
         companion.bias += 0.7
     losses = [
@@ -175,7 +175,7 @@ def test_learned_weight_in_the_loss():
     ]
     w = companion(sigma.double()).double()
     torch.testing.assert_close(losses[1], w.exp() * losses[0] - w)
-    assert PLAIN.companion(model) is None
+    assert PLAIN.companion(Models(model)) is None
     with pytest.raises(ValueError, match="needs the companion"):
         evaluate(learned, batch_at(sigma), Models(model))
 

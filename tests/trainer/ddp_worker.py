@@ -10,12 +10,16 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from ctm_fast.losses import SCM
+from ctm_fast.losses import SCM, SCT, Models
+from ctm_fast.trainer.companion import SharedBuffers
+from ctm_fast.trainer.distributed import start
 from tests.trainer import tiny
+from tests.trainer.adversary import Adversarial
 
 RUN = dict(batch_size=8, steps=3, microbatch=3, log_every=1)
 
@@ -53,8 +57,8 @@ def with_companion(out: Path, rank: int) -> None:
     """Three steps with a learned weight that differs between the processes at first."""
 
     class Own(SCM):
-        def companion(self, student: object) -> torch.nn.Module:
-            made = super().companion(student)
+        def companion(self, models: Models) -> torch.nn.Module:
+            made = super().companion(models)
             torch.nn.init.constant_(made.bias, rank / 4)
             return made
 
@@ -63,6 +67,46 @@ def with_companion(out: Path, rank: int) -> None:
     run.fit()
     kept = {**tiny.weights(run.student), **tiny.weights(run.models.companion)}
     save_file(kept, out / f"companion-{rank}.safetensors")
+
+
+def with_discriminator(out: Path, rank: int) -> None:
+    """Four steps of each kind of heads, the last one the discriminator's; one run is resumed."""
+    for name, norm, options in (
+        ("plain", False, dict(microbatch=3)),
+        ("one-pass", False, dict(microbatch=None, one_pass=True)),
+        ("norm", True, dict(microbatch=2)),
+        ("resumed", True, dict(microbatch=2)),
+    ):
+
+        class Own(Adversarial):
+            def companion(self, models: Models) -> torch.nn.Module:
+                made = super().companion(models)
+                torch.nn.init.constant_(made.layers[-1].weight, 0.1 + rank)
+                return made
+
+        objective, folder = Own(num_scales=4, norm=norm), out / f"gan-{name}"
+        for steps in (3, 4) if name == "resumed" else (4,):
+            student = tiny.denoiser(seed=rank).to(memory_format=torch.channels_last)
+            run = tiny.trainer(objective, student=student, out=folder, **{**RUN, **options})
+            run.fit(steps)
+        kept = {f"ema/{k}": v.contiguous() for k, v in tiny.weights(run.ema).items()}
+        heads = run.models.companion
+        kept |= {f"heads/{k}": v.contiguous() for k, v in tiny.weights(heads).items()}
+        kept |= {f"gradient/{k}": p.grad.contiguous() for k, p in heads.named_parameters()}
+        assert all(p.grad is None for p in run.student.parameters())
+        save_file(kept, out / f"gan-{name}-{rank}.safetensors")
+
+
+def shared_buffers(out: Path, rank: int) -> None:
+    """Running statistics of two passes through batch norm beside a buffer that nothing writes."""
+    module = torch.nn.Module()
+    module.norm = torch.nn.BatchNorm1d(1)
+    module.register_buffer("frozen", torch.tensor(float(rank)))
+    shared = SharedBuffers(start(), module)
+    for _ in range(2):
+        module.norm(torch.tensor([[rank + 1.0], [rank + 3.0]]))
+        shared.average()
+    save_file(tiny.weights(module), out / f"buffers-{rank}.safetensors")
 
 
 def resumed(out: Path, rank: int) -> None:
@@ -107,6 +151,23 @@ def failing_callback(out: Path, rank: int) -> None:
     tiny.trainer(steps=2, preview_every=1, callbacks=[fail]).fit()
 
 
+def diagnosed(out: Path, rank: int) -> None:
+    """Two steps whose log has a number of the objective's own."""
+    student = tiny.denoiser(kind="consistency", destination=False)
+    tiny.trainer(SCT(), student=student, out=out / "ess", **{**RUN, "steps": 2}).fit()
+
+
+def alarmed(out: Path, rank: int) -> None:
+    """An alarm, which only the first process looks for, ends the run."""
+
+    class Diverging(tiny.DSM):
+        def loss(self, term: str, batch: Any, models: Models, progress: float = 0.0) -> Any:
+            factor = 100.0 if batch.draw["step"] else 1.0
+            return factor * super().loss(term, batch, models, progress)
+
+    tiny.trainer(Diverging(), alarms="stop", **{**RUN, "steps": 9, "lr": 1e-6}).fit()
+
+
 def stopped(out: Path, rank: int) -> None:
     """One process is asked to stop in the middle."""
 
@@ -123,11 +184,15 @@ CHECKS: tuple[Callable[[Path, int], None], ...] = (
     in_one_pass,
     through_a_derivative,
     with_companion,
+    with_discriminator,
+    shared_buffers,
     resumed,
     different_configuration,
     bad_loss,
     disk_full,
     failing_callback,
+    diagnosed,
+    alarmed,
     stopped,
 )
 

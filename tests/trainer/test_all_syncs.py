@@ -6,6 +6,7 @@ raises, and a dispatch mode sees copies that would wait.
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import nullcontext
 from typing import Any
 
@@ -21,6 +22,7 @@ from ctm_fast.trainer.distributed import World
 from ctm_fast.trainer.gradients import StepGradients
 from tests.trainer import tiny
 
+from .adversary import Adversarial, Heads
 from .test_all_passes import trio
 from .test_captured import FakePool
 
@@ -97,6 +99,7 @@ CASES = {
     "pairs": CTM(**SMALL, pairs=2, teacher_slots=3, teacher_solver="multistep"),
     "heun_denoiser": CTM(**SMALL, self_teacher="heun_denoiser"),
     "jump": CTM(**SMALL, self_teacher="jump"),
+    "gan": Adversarial(**SMALL),
     "iterative_jump": CTM(**SMALL, self_teacher="iterative_jump"),
 }
 WAYS = {
@@ -115,6 +118,8 @@ def test_a_step_never_reads_the_device(case, way, monkeypatch):
     objective, size = CASES[case], tiny.SIZE
     students = tiny.denoiser(), tiny.denoiser().requires_grad_(False)
     models = Models(*(m.to(META) for m in (*students, tiny.denoiser(destination=False))))
+    if case == "gan":
+        models = dataclasses.replace(models, companion=Heads().to(META))
     if way == "U-Nets":
         models, size = trio(), 8
         models = Models(*(m.to(META) for m in (models.student, models.target, models.teacher)))

@@ -73,3 +73,12 @@ def test_kind_of_the_teacher():
     with pytest.raises(ValueError, match=r"CTM needs a teacher that denoises.*got kind 'consis"):
         tiny.trainer(CTM(num_scales=4), teacher=consistency(1))
     tiny.trainer(CTM(num_scales=4), teacher=tiny.denoiser(1))
+
+
+def test_augmentation_needs_a_network_that_is_told():
+    with pytest.raises(ValueError, match=r"augment=0\.1 needs a network with augment_dim=9, got 0"):
+        tiny.trainer(DSM(), augment=0.1)
+    with pytest.raises(ValueError, match="CTM needs augment=0"):
+        tiny.trainer(augment=0.1)
+    with pytest.raises(ValueError, match=r"augment must be in \[0, 1\]"):
+        tiny.trainer(augment=1.5)

@@ -4,9 +4,15 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from ctm_fast.losses import CTM, DSM, SCM
+from ctm_fast.losses import CTM, DSM, SCM, Models
 from ctm_fast.losses.learned_weight import LearnedWeight
-from ctm_fast.trainer.companion import companion_of, companion_rate, frozen
+from ctm_fast.trainer.companion import (
+    SharedBuffers,
+    companion_betas,
+    companion_of,
+    companion_rate,
+    frozen,
+)
 from ctm_fast.trainer.distributed import World
 from tests.trainer import tiny
 
@@ -59,6 +65,29 @@ def test_learning_rate(own, expected):
     with pytest.raises(ValueError, match="companion_lr must be positive, got 0"):
         companion_rate(SCM(companion_lr=0.0))
     assert companion_rate(CTM()) is None
+
+
+def test_averaging_factors():
+    class Own(SCM):
+        companion_betas = (0.5, 0.75)
+
+    run = tiny.trainer(Own(warmup=0.5), steps=1)
+    betas = {k: o.param_groups[0]["betas"] for k, o in run._update.optimizers.items()}
+    assert betas == {"student": (0.9, 0.999), "companion": (0.5, 0.75)}
+    Own.companion_betas = (0.5, 1.0)
+    with pytest.raises(ValueError, match=r"companion_betas must be two numbers in \[0, 1\), got"):
+        companion_betas(Own())
+    assert companion_betas(CTM()) is None
+
+
+def test_buffers_of_one_process_stay():
+    module = torch.nn.BatchNorm1d(2)
+    shared = SharedBuffers(World(), module)
+    module(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    before = module.running_mean.clone()
+    shared.average()
+    assert torch.equal(module.running_mean, before)
+    SharedBuffers(World(0, 2), None).average()
 
 
 @pytest.mark.parametrize("microbatch", [3, 1])
@@ -127,8 +156,8 @@ class Given(DSM):
         super().__init__()
         object.__setattr__(self, "made", made)
 
-    def companion(self, student):
-        return self.made(student) if callable(self.made) else self.made
+    def companion(self, models):
+        return self.made(models) if callable(self.made) else self.made
 
 
 def test_refusals():
@@ -139,11 +168,13 @@ def test_refusals():
         (student.net.levels, "shares weights"),
         (LearnedWeight(4).half(), "torch.float16"),
     ):
-        objective = Given(lambda student, made=made: made)
+        objective = Given(lambda models, made=made: made)
         with pytest.raises(ValueError, match=message):
-            companion_of(objective, student, World(), device)
-    assert companion_of(Given(lambda student: None), student, World(), device) is None
-    made = companion_of(Given(lambda student: LearnedWeight(4).eval()), student, World(), device)
+            companion_of(objective, Models(student), World(), device)
+    assert companion_of(Given(lambda models: None), Models(student), World(), device) is None
+    made = companion_of(
+        Given(lambda models: LearnedWeight(4).eval()), Models(student), World(), device
+    )
     assert made.training
 
 

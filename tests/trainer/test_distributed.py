@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ctm_fast.losses import SCM
+from ctm_fast.losses import SCM, SCT
 from ctm_fast.trainer import World
 from ctm_fast.trainer.distributed import check_same, from_first, raise_together, start
 from tests.trainer import processes, tiny
+from tests.trainer.adversary import Adversarial
 from tests.trainer.ddp_worker import RUN
 
 
@@ -77,6 +78,52 @@ def test_two_processes_train_a_companion(two_processes):
         torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-6)
 
 
+def test_two_processes_share_one_discriminator(two_processes):
+    assert results(two_processes, "with_discriminator") == ["ok", "ok"]
+    found = {
+        name: [load_file(two_processes / f"gan-{name}-{rank}.safetensors") for rank in (0, 1)]
+        for name in ("plain", "one-pass", "norm", "resumed")
+    }
+    for first, second in found.values():
+        assert all(torch.equal(second[name], value) for name, value in first.items())
+    assert {"heads/layers.1.running_mean", "heads/layers.0.parametrizations.weight.0._u"} <= set(
+        found["norm"][0]
+    )
+    # The probe for unused weights, which a resumed run makes again, leaves the buffers alone.
+    for name, value in found["norm"][0].items():
+        assert torch.equal(found["resumed"][0][name], value), name
+
+    class Own(Adversarial):
+        def companion(self, models):
+            made = super().companion(models)
+            torch.nn.init.constant_(made.layers[-1].weight, 0.1)
+            return made
+
+    run = tiny.trainer(Own(num_scales=4, norm=False), **RUN)
+    run.fit(4)
+    heads = run.models.companion
+    expected = {f"ema/{k}": v for k, v in tiny.weights(run.ema).items()}
+    expected |= {f"heads/{k}": v for k, v in tiny.weights(heads).items()}
+    expected |= {f"gradient/{k}": p.grad for k, p in heads.named_parameters()}
+    for name in ("plain", "one-pass"):
+        assert set(found[name][0]) == set(expected)
+        for key, value in expected.items():
+            torch.testing.assert_close(found[name][0][key], value, rtol=1e-4, atol=1e-5)
+
+
+def test_running_statistics_are_averaged_and_what_is_frozen_is_not(two_processes):
+    assert results(two_processes, "shared_buffers") == ["ok", "ok"]
+    first, second = (load_file(two_processes / f"buffers-{rank}.safetensors") for rank in (0, 1))
+    # Process r saw r + 1 and r + 3, twice: the mean of means 2 and 3, of equal variances.
+    step = torch.nn.BatchNorm1d(1)
+    for _ in range(2):
+        step(torch.tensor([[1.5], [3.5]]))
+    for name in ("norm.running_mean", "norm.running_var", "norm.num_batches_tracked"):
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], step.state_dict()[name.removeprefix("norm.")])
+    assert (first["frozen"].item(), second["frozen"].item()) == (0, 1)
+
+
 def test_two_processes_resume(two_processes):
     assert results(two_processes, "resumed") == ["ok", "ok"]
     names = sorted(path.name for path in (two_processes / "two" / "checkpoints").iterdir())
@@ -119,3 +166,19 @@ def test_one_process_needs_no_launcher(monkeypatch):
     raise_together(World(), None)
     with pytest.raises(KeyError):
         raise_together(World(), KeyError("own"))
+
+
+def test_diagnostics_are_means_over_the_processes(two_processes, tmp_path):
+    assert results(two_processes, "diagnosed") == ["ok", "ok"]
+    tiny.trainer(SCT(), out=tmp_path, **{**RUN, "steps": 2}).fit()
+    logs = [folder / "log.jsonl" for folder in (two_processes / "ess", tmp_path)]
+    two, one = ([json.loads(line) for line in path.read_text().splitlines()] for path in logs)
+    found = [[line["diagnostics"]["ess"] for line in each] for each in (two, one)]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert min(found[1]) > 1
+
+
+def test_an_alarm_ends_the_run_on_every_process(two_processes):
+    first, second = results(two_processes, "alarmed")
+    assert first == second
+    assert first.startswith("Alarmed: stopped after step 4: divergence of dsm")

@@ -42,6 +42,7 @@ def test_batches_depend_on_step_and_seed_only():
     other = feed(seed=1)(2, 0.0)
     assert not torch.equal(a.draw["noise"], other.draw["noise"])
     assert not torch.equal(a.images, other.images)
+    assert (a.draw["step"], first(7, 0.5).draw["step"]) == (2, 7)
     assert not torch.equal(a.draw["noise"], first(3, 0.0).draw["noise"])
 
 
@@ -161,3 +162,16 @@ def test_an_objective_that_wants_the_images_gets_all_of_them(labelled):
     every = torch.arange(len(data))
     assert torch.equal(objective._pool.images, data.images(every))
     assert bool(objective._pool.rows) == labelled
+
+
+def test_augmented_images_are_functions_of_seed_step_and_row():
+    plain, whole = feed()(3, 0.0), feed(augment=0.9)(3, 0.0)
+    parts = [feed(World(rank, 2), augment=0.9)(3, 0.0) for rank in range(2)]
+    torch.testing.assert_close(torch.cat([p.images for p in parts]), whole.images)
+    told = whole.draw["augment_labels"]
+    assert torch.equal(torch.cat([p.draw["augment_labels"] for p in parts]), told)
+    assert not torch.equal(feed(augment=0.9)(4, 0.0).draw["augment_labels"], told)
+    assert "augment_labels" not in plain.draw
+    same = (told == 0).all(1)
+    assert torch.equal(whole.images[same], plain.images[same])
+    assert torch.equal(whole.draw["noise"], plain.draw["noise"])

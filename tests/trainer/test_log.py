@@ -2,12 +2,14 @@
 
 import json
 
+import pytest
 import torch
 
-from ctm_fast.trainer.log import Clock, Log, Window, peak_memory
+from ctm_fast.trainer.log import Log, Window, memory
 from tests.trainer import tiny
 
-TIMES = ("sec_per_kimg", "peak_memory_mib")
+TIMES = ("sec_per_kimg", "images_per_s", "teacher_evals_per_s", "share", "peak_memory_mib")
+TIMES += ("no_power",)
 
 
 def lines(folder):
@@ -26,7 +28,7 @@ def test_entries_of_a_run(tmp_path):
     for key in ("loss", "weight", "term_grad_norm"):
         assert set(entries[0][key]) == {"ctm", "dsm"}
     whole = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
-    assert all(whole[key] > 0 for key in TIMES)
+    assert all(whole[key] > 0 for key in TIMES if key not in ("share", "no_power"))
 
 
 def test_a_resumed_run_writes_the_same_lines(tmp_path):
@@ -62,9 +64,63 @@ def test_window_continues():
     assert other.means()["grad_norm"] == 0.0
 
 
-def test_clock_and_memory():
-    clock = Clock()
-    clock.started -= 2.0
-    clock.add(500)
-    assert 4.0 <= clock.restart() < 6.0
-    assert peak_memory(torch.device("cpu")) > 10
+def test_a_mean_is_over_the_steps_of_its_term():
+    window = Window(("a", "b"))
+    # Losses, weights, gradient norms, total norm.
+    window.add([1.0, 0.0, 1.0, 1.0, 2.0, 0.0, 2.0], (True, False))
+    window.add([0.0, 5.0, 1.0, 0.5, 0.0, 3.0, 3.0], (False, True))
+    window.add([3.0, 0.0, 1.0, 1.0, 4.0, 0.0, 4.0], (True, False))
+    means = {
+        "loss": {"a": 2.0, "b": 5.0},
+        "weight": {"a": 1.0, "b": 0.5},
+        "term_grad_norm": {"a": 3.0, "b": 3.0},
+        "grad_norm": 3.0,
+    }
+    assert window.means() == means
+    other = Window(("a", "b"))
+    other.restore(json.loads(json.dumps(window.to_json())))
+    assert other.means() == means
+    window.reset()
+    window.add([1.0, 0.0, 1.0, 1.0, 2.0, 0.0, 2.0], (True, False))
+    assert window.means()["loss"] == {"a": 1.0}, "no number where a term took no part"
+    # A checkpoint that knows one count for all terms.
+    other.restore({"steps": 2, "sums": [2.0, 4.0, 2.0, 2.0, 6.0, 8.0, 10.0]})
+    assert other.means()["loss"] == {"a": 1.0, "b": 2.0}
+
+
+def test_a_diagnostic_is_a_mean_over_the_steps_that_have_it():
+    window = Window(("a",), ("ess", "other"))
+    for value in (2.0, float("nan"), 4.0, float("inf")):
+        window.diagnose([value, float("nan")])
+    assert window.means()["diagnostics"] == {"ess": 3.0}
+    kept = json.loads(json.dumps(window.to_json()))
+    other = Window(("a",), ("ess", "other"))
+    other.restore(kept)
+    other.diagnose([6.0, 1.0])
+    assert other.means()["diagnostics"] == {"ess": 4.0, "other": 1.0}
+    other.reset()
+    assert "diagnostics" not in other.means()
+    plain = Window(("a",))
+    plain.restore(kept)
+    assert "diagnostics" not in plain.means() and "diagnostics" not in plain.to_json()
+
+
+def test_entries(tmp_path):
+    log = Log(tmp_path / "log.jsonl")
+    assert log.entries() == Log(None).entries() == []
+    for step in (1, 2, 3):
+        log.write({"step": step})
+    log.cut(2)
+    assert log.entries() == [{"step": 1}, {"step": 2}]
+
+
+def test_memory():
+    found = memory(torch.device("cpu"))
+    assert set(found) == {"peak_memory_mib"} and found["peak_memory_mib"] > 10
+
+
+@pytest.mark.gpu
+def test_memory_of_a_gpu():
+    kept = torch.zeros(2**20, device="cuda")
+    found = memory(kept.device)
+    assert found["peak_reserved_mib"] >= found["peak_memory_mib"] >= found["memory_mib"] >= 4

@@ -28,6 +28,33 @@ def test_without_scale_every_update_is_applied():
         torch.testing.assert_close(value, before[name] - 0.5, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_only_what_is_named_moves(precision):
+    student, companion = tiny.denoiser(), torch.nn.Linear(2, 2)
+    followers = [EMA(student, Rate(0.5))]
+    config = TrainConfig(precision=precision)
+    update = Update(student, config, followers, companion, None, (0.5, 0.9))
+    parts = {"student": student, "companion": companion, "average": followers[0].model}
+    for moves, expected in (
+        ({"companion"}, {"companion"}),
+        ({"student"}, {"student", "average"}),
+        ({"student", "companion"}, set(parts)),
+    ):
+        before = {name: tiny.weights(module) for name, module in parts.items()}
+        for weight in (*student.parameters(), *companion.parameters()):
+            weight.grad = torch.full_like(weight, update.scale)
+        student.net.scale += 1
+        assert update(torch.tensor(1.0), 0.1, [0.5], moves)
+        for name, module in parts.items():
+            values = [p for k, p in tiny.weights(module).items() if "scale" not in k]
+            old = [p for k, p in before[name].items() if "scale" not in k]
+            assert all(torch.equal(a, b) != (name in expected) for a, b in zip(values, old))
+        copied = torch.equal(followers[0].model.net.scale, student.net.scale)
+        assert copied == ("student" in moves)
+    if update.scaler is not None:
+        assert update.scaler.good_steps == 3
+
+
 def test_overflow_skips_the_update_and_halves_the_scale():
     student, update = loaded(TrainConfig(precision="fp16"), value=float("inf"))
     before = tiny.weights(student)

@@ -4,11 +4,14 @@ import dataclasses
 import json
 
 import torch
+from PIL import Image
 
 from ctm_fast import models
+from ctm_fast.data.image_folder import ImageFolder
 from ctm_fast.denoiser import Denoiser
 from ctm_fast.losses import CTM, OBJECTIVES
 from ctm_fast.precond import Preconditioning
+from ctm_fast.rng import stream
 from ctm_fast.trainer import TrainConfig, state
 from tests.trainer import tiny
 
@@ -44,3 +47,15 @@ def test_teachers_are_told_apart_by_their_weights():
     with torch.no_grad():
         two.net.first.bias[0] += 1e-6
     assert state.describe(*parts, two, tiny.dataset())["teacher"] != described[0]["teacher"]
+
+
+def test_how_data_is_read_is_part_of_a_run(tmp_path):
+    images = torch.randint(0, 256, (2, 6, 6), dtype=torch.uint8, generator=stream(1))
+    for number, image in enumerate(images):
+        Image.fromarray(image.numpy()).save(tmp_path / f"{number}.png")
+    parts = (TrainConfig(), CTM(), tiny.denoiser(), None)
+    rules = ("crop", "adm")
+    described = [
+        state.describe(*parts, ImageFolder(tmp_path, size=3, resize=rule))["data"] for rule in rules
+    ]
+    assert [data["resize"] for data in described] == list(rules)
