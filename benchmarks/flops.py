@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import functools
 import statistics
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ctm_fast import models
 from ctm_fast.denoiser import Denoiser
-from ctm_fast.kernels import use_backend
+from ctm_fast.planning.flops import counted as counted
+from ctm_fast.planning.flops import network_flops
 
 from .timing import clock
 
@@ -47,34 +45,8 @@ def flops(net: nn.Module, batch: int = 1, *, backward: bool = False) -> float:
             f"the work of a {type(inner).__name__} is not known: it has no `config` of "
             "ctm_fast.models; use counted() around a call of it"
         )
-    return _of_config(config, batch, backward)
-
-
-@functools.cache
-def _of_config(config: Any, batch: int, backward: bool) -> float:
-    with torch.device("meta"):
-        net = models.net_from_config(config)
-        size = (batch, config.img_channels, config.img_resolution, config.img_resolution)
-        x, c_noise = torch.empty(size), torch.empty(batch)
-        to = torch.empty(batch) if config.destination else None
-        labels = torch.empty(batch, config.label_dim) if config.label_dim else None
-    with torch.set_grad_enabled(backward):
-        return counted(lambda: net(x, c_noise, to, labels), backward=backward)
-
-
-def counted(call: Callable[[], Tensor], *, backward: bool = False) -> float:
-    """Floating-point operations of the matrix products within a call.
-
-    Args:
-        call: run once. Our ops run by their references, because the counter does not know the
-            fused ones; so tensors on the meta device spare the time.
-        backward: also runs and counts the backward of the result's sum.
-    """
-    with FlopCounterMode(display=False) as counter, use_backend("reference"):
-        result = call()
-        if backward:
-            result.sum().backward()
-    return float(counter.get_total_flops())
+    work = network_flops(config)
+    return batch * (work.trained if backward else work.forward)
 
 
 def matmul_rate(dtype: torch.dtype, device: str = "cpu") -> float:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import rates
 from .collected import Machine, collect
 from .plots import Plot, drawn, fingerprint, kernel_plots, outcome_plots, stored_fingerprint
 from .record import RESULTS
@@ -24,7 +25,7 @@ NOTHING = "Nothing was measured yet."
 
 @dataclass(frozen=True)
 class Page:
-    """Rewrite the tables and plots of docs/performance.md from the committed results."""
+    """Rewrite what is made of the committed results: docs/performance.md, its plots, the rates."""
 
     check: bool = False  # only say whether they are up to date
     results: Path = RESULTS  # folder of JSON lines
@@ -42,6 +43,8 @@ class Page:
         text = self.page.read_text(encoding="utf-8")
         new = rewritten(text, machines)
         folder = self.page.parent / "plots"
+        # The package knows the rates of the committed results, not of others.
+        table = rates.text_of(machines) if self.results == RESULTS else None
         there = {path.name: path for path in sorted(folder.glob("*.svg"))}
         stale = [name for name in there if name not in plots]
         missing = [
@@ -51,6 +54,8 @@ class Page:
         ]
         if self.check:
             wrong = [self.page.name] * (new != text) + missing + stale
+            if table is not None and table != rates.FILE.read_text(encoding="utf-8"):
+                wrong.append(rates.FILE.name)
             if wrong:
                 print(
                     f"out of date: {', '.join(wrong)}; run python -m benchmarks page",
@@ -67,6 +72,8 @@ class Page:
         for name in stale:
             there[name].unlink()
         self.page.write_text(new, encoding="utf-8")
+        if table is not None:
+            rates.FILE.write_text(table, encoding="utf-8")
         return 0
 
 

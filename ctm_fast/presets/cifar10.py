@@ -21,8 +21,6 @@ TCM_CODE = "NVlabs/tcm, README scripts"
 SCM_PAPER = "Lu & Song 2024 (sCM), Appendix"
 MEANFLOW_CODE = "Gsunshine/py-meanflow, v1"
 MEANFLOW_PAPER = "Gsunshine/py-meanflow, v0 (the paper's run)"
-CTM_PAPER = "Kim et al. 2024 (CTM), Table 4"
-CTM_CODE = "sony/ctm, launch scripts"
 
 _RADAM = dict(optimizer="radam", betas=(0.9, 0.999), eps=1e-8)
 _NCSNPP = dict(network="ncsnpp-cifar10", net=dict(dropout=0.0, fourier_scale=16.0))
@@ -233,21 +231,5 @@ PRESETS = (
         _MEANFLOW,
         said(MEANFLOW_PAPER, objective=dict(times=PUBLISHED_TIMES["cifar10_paper"])),
         note=_MEANFLOW_NOTE,
-    ),
-    Preset(
-        "ctm-cifar10",
-        "ctm",
-        said(
-            CTM_PAPER,
-            train=dict(lr=4e-4, batch_size=256, steps=100_000, ema=(0.999,), target_ema=0.999),
-        ),
-        said(
-            CTM_CODE,
-            train=dict(**_RADAM),
-            objective=dict(num_scales=18, distance=LPIPS()),
-            network="ctm-ddpmpp-cifar10",
-            start="teacher",
-        ),
-        note="without the GAN term of the published run's second half; LPIPS needs weight files",
     ),
 )

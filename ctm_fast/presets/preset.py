@@ -9,9 +9,9 @@ from typing import Any
 from ..losses import OBJECTIVES
 from ..trainer.config import TrainConfig
 
-STARTS = ("random", "teacher")
+STARTS = ("random", "teacher", "student")
 PARTS = ("objective", "train", "net")
-NUMBERS = ("network", "data", "start", "sigma_min", "sigma_max", "middle")
+NUMBERS = ("network", "data", "start", "sigma_min", "sigma_max", "sigma_data", "middle")
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ def said(source: str, **values: Any) -> Said:
         source: where it says so, or "unverified" and why.
         values: dictionaries objective, train (of `TrainConfig`) and net (of the network's
             configuration); network (name of a network preset), data (name, if it is embedded),
-            start ("random" or "teacher": what the student's weights are at first), sigma_min,
-            sigma_max, middle (noise level between two steps of sampling).
+            start (what the student's weights are at first: "random", the "teacher"'s, or those of
+            an earlier run's "student"), sigma_min, sigma_max, sigma_data (of a network with random
+            weights), middle (noise level between two steps of sampling).
 
     Raises:
         ValueError: for other names.
@@ -103,7 +104,7 @@ class Preset:
 
     @property
     def start(self) -> str:
-        """What the student's weights are at first: "random", or the "teacher"'s."""
+        """What the student's weights are at first: "random", "teacher" or "student"."""
         return str(self.values.get("start", "random"))
 
     @property
@@ -112,6 +113,11 @@ class Preset:
         if "sigma_min" not in self.values:
             return None
         return float(self.values["sigma_min"]), float(self.values["sigma_max"])
+
+    @property
+    def sigma_data(self) -> float | None:
+        """That of a network with random weights; None: measured on the data."""
+        return self.values.get("sigma_data")
 
     @property
     def middle(self) -> float | None:

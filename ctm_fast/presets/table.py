@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from . import cifar10, digits, imagenet64
+from . import cifar10, ctm, digits, edm, imagenet64
 from .preset import Preset
 
 PRESETS: dict[str, Preset] = {
-    preset.name: preset for preset in (*cifar10.PRESETS, *imagenet64.PRESETS, *digits.PRESETS)
+    preset.name: preset
+    for module in (edm, ctm, cifar10, imagenet64, digits)
+    for preset in module.PRESETS
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import energy
-from benchmarks.energy import Energy, integral
+from benchmarks.energy import Energy
 
 
 class NVMLError(Exception):
@@ -157,11 +157,6 @@ def test_a_processor_that_does_not_tell(tmp_path: Path, monkeypatch: pytest.Monk
     with Energy("cpu") as used:
         pass
     assert used.joules is None and "cannot be read" in used.note
-
-
-def test_integral() -> None:
-    assert integral([(0.0, 1.0), (1.0, 3.0), (1.5, 3.0)]) == pytest.approx(2 + 1.5)
-    assert integral([(0.0, 1.0)]) == 0
 
 
 def test_unknown_devices_are_refused() -> None:

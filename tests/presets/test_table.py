@@ -11,7 +11,7 @@ from ctm_fast.presets import PRESETS, preset_named
 
 EVERY = [
     *("objective.", "train.", "net."),
-    *("network", "data", "start", "middle", "sigma_min", "sigma_max"),
+    *("network", "data", "start", "middle", "sigma_min", "sigma_max", "sigma_data"),
 ]
 
 
@@ -23,7 +23,7 @@ def test_everything_can_be_built_and_has_a_source(name: str) -> None:
     assert preset.train().batch_size > 1
     kind = getattr(preset.objective(), "student_kind", None)
     network = models.PRESETS[preset.network]
-    assert network.destination == (kind == "trajectory" or preset.objective_name == "ctm")
+    assert network.destination == (kind == "trajectory" or preset.objective_name.startswith("ctm"))
     assert set(preset.net_options) <= set(vars(network))
     for value, _, source in preset:
         assert source.strip(), value
@@ -36,8 +36,8 @@ def test_everything_can_be_built_and_has_a_source(name: str) -> None:
 def test_every_method_has_a_preset_for_every_data_set() -> None:
     methods = {"cm", "ict", "ect", "sct", "tcm", "scm"}
     for data, also in [
-        ("cifar10", {"meanflow", "ctm"}),
-        ("imagenet64", {"ayf"}),
+        ("cifar10", {"dsm", "meanflow", "ctm", "ctm_gan"}),
+        ("imagenet64", {"dsm", "ayf", "ctm", "ctm_gan"}),
         ("digits", {"meanflow", "ayf", "ctm", "dsm", "pd"}),
     ]:
         found = {p.objective_name for n, p in PRESETS.items() if data in n.split("-")}
@@ -52,7 +52,7 @@ def test_names() -> None:
 
 def test_the_document_names_what_there_is() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text()
-    named = set(re.findall(r"objective:([a-z]+)", text))
+    named = set(re.findall(r"objective:([a-z_]+)", text))
     assert named == set(OBJECTIVES.names())
     table = re.findall(r"`([a-z0-9*-]+-(?:digits|cifar10\S*|imagenet64|stage\d|\*))`", text)
     for pattern in table:

@@ -5,9 +5,10 @@ import pytest
 from benchmarks.quality.methods import METHODS, NOISE_SIZES, WORLDS, noise_arms, noise_name
 from ctm_fast.losses import L2, PseudoHuber
 
+PAIRS = [(world, method) for method in METHODS.values() for world in method.worlds]
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+
+@pytest.mark.parametrize(("world", "method"), PAIRS, ids=lambda x: getattr(x, "name", x))
 def test_stages_share_the_budget(world: str, method) -> None:
     stages = method.stages(world)
     assert stages
@@ -33,3 +34,10 @@ def test_arms_of_the_noise_differ_in_the_target_only(world: str) -> None:
     assert list(arms) == ["ECT", *map(noise_name, NOISE_SIZES)]
     for name in ("gap", "distance", "density", "weighting"):
         assert len({repr(getattr(arm, name)) for arm in arms.values()}) == 1, name
+
+
+def test_adversarial_term_begins_after_its_warm_up() -> None:
+    (stage,) = METHODS["CTM + GAN"].stages("digits")
+    assert stage.objective_for(90).gan.start == 30
+    ect = METHODS["ECT"].stages("digits")[0]
+    assert ect.objective_for(90) is ect.objective
