@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import itertools
-import math
-import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
 
 import torch
 
+from ctm_fast.trainer.power import Meter, Unreadable, nvml_meter
+
 POWERCAP = Path("/sys/class/powercap")
-INTERVAL = 0.02  # seconds between two samples of the power
 SHORTEST = 1.0  # seconds; the counters move every 20 to 100 ms, so shorter stretches mean little
-
-
-class Unreadable(Exception):
-    """The machine does not tell its energy; the message says why."""
-
-
-class Meter(Protocol):
-    """Something that counts joules."""
-
-    source: str  # what it reads
-
-    def start(self) -> None:
-        """Begins."""
-
-    def stop(self) -> float:
-        """Joules since `start`. Raises Unreadable."""
 
 
 class Energy:
@@ -61,7 +41,7 @@ class Energy:
 
     def __enter__(self) -> Energy:
         try:
-            self._meter = _nvml_meter() if self._device == "cuda" else Rapl()
+            self._meter = nvml_meter() if self._device == "cuda" else Rapl()
             self._wait()
             self._meter.start()
             self.source = self._meter.source
@@ -100,102 +80,6 @@ class Energy:
             torch.cuda.synchronize()
 
 
-def _nvml_meter() -> Meter:
-    """The energy counter of the current GPU where it has one (Volta and later), or its power."""
-    if not torch.cuda.is_available():
-        raise Unreadable("no NVIDIA GPU")
-    try:
-        nvml = importlib.import_module("pynvml")
-    except ImportError as error:
-        raise Unreadable("nvidia-ml-py is not installed: pip install ctm_fast[bench]") from error
-    try:
-        nvml.nvmlInit()
-        # CUDA may hide or reorder GPUs; their identifiers stay.
-        uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
-        handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-    except nvml.NVMLError as error:
-        raise Unreadable(f"NVML: {error}") from error
-    for meter in (NvmlCounter(nvml, handle), NvmlPower(nvml, handle)):
-        try:
-            meter.read()
-        except nvml.NVMLError as error:
-            reason = error
-        else:
-            return meter
-    raise Unreadable(f"NVML: {reason}")
-
-
-class NvmlCounter:
-    """The GPU's own count of its energy."""
-
-    source = "NVML energy counter"
-
-    def __init__(self, nvml: Any, handle: Any) -> None:
-        self._nvml, self._handle = nvml, handle
-
-    def read(self) -> float:
-        """Joules since the driver was loaded."""
-        return self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) * 1e-3
-
-    def start(self) -> None:
-        """Begins."""
-        self._began = self.read()
-
-    def stop(self) -> float:
-        """Joules since `start`."""
-        try:
-            return self.read() - self._began
-        except self._nvml.NVMLError as error:
-            raise Unreadable(f"NVML: {error}") from error
-
-
-class NvmlPower:
-    """The integral of power samples that a thread takes every INTERVAL seconds."""
-
-    source = "NVML power samples"
-
-    def __init__(self, nvml: Any, handle: Any) -> None:
-        self._nvml, self._handle = nvml, handle
-        self._samples: list[tuple[float, float]] = []
-        self._error: Exception | None = None
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def read(self) -> float:
-        """Watts."""
-        return self._nvml.nvmlDeviceGetPowerUsage(self._handle) * 1e-3
-
-    def start(self) -> None:
-        """Begins."""
-        self._sample()
-        self._thread.start()
-
-    def stop(self) -> float:
-        """Joules since `start`."""
-        self._ended.set()
-        self._thread.join()
-        self._sample()
-        if self._error is not None:
-            raise Unreadable(f"NVML: {self._error}") from self._error
-        return integral(self._samples)
-
-    def _watch(self) -> None:
-        while self._error is None and not self._ended.wait(INTERVAL):
-            self._sample()
-
-    def _sample(self) -> None:
-        try:
-            self._samples.append((time.perf_counter(), self.read()))
-        except self._nvml.NVMLError as error:
-            self._error = error
-
-
-def integral(samples: list[tuple[float, float]]) -> float:
-    """By the trapezoidal rule, of (time, value) pairs in order."""
-    pairs = itertools.pairwise(samples)
-    return math.fsum((t1 - t0) * (v0 + v1) / 2 for (t0, v0), (t1, v1) in pairs)
-
-
 class Rapl:
     """The counters of all processor packages and, where they count apart, of their memory.
 
@@ -221,10 +105,15 @@ class Rapl:
         self._began = self._read()
 
     def stop(self) -> float:
-        """Joules since `start`."""
-        spans = zip(self._began, self._read(), self._ranges)
+        """As `taken`; nothing has to end."""
+        return self.taken()
+
+    def taken(self) -> float:
+        """Joules since `start`, or since the last call."""
+        before, self._began = self._began, self._read()
+        spans = zip(before, self._began, self._ranges)
         # The last value before a counter starts again is its range itself.
-        used = [now - before + (size + 1 if now < before else 0) for before, now, size in spans]
+        used = [now - start + (size + 1 if now < start else 0) for start, now, size in spans]
         return sum(used) * 1e-6
 
     def _read(self) -> list[int]:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ctm_fast.losses import CTM, L2, PseudoHuber
+from ctm_fast.losses import CTM, CTMGAN, GAN, L2, PseudoHuber
 from ctm_fast.losses.linear_path import PUBLISHED_TIMES
+from ctm_fast.models import TeacherEncoder
 from ctm_fast.presets import Preset, preset_named
 from ctm_fast.trainer import TrainConfig
 
@@ -23,11 +24,20 @@ class Stage:
         objective: what is trained.
         train: options; steps and curricula follow the budget.
         share: of the method's budget of network evaluations, in (0, 1].
+        warmup: share of the steps before an adversarial term begins.
     """
 
     objective: Any
     train: TrainConfig
     share: float = 1.0
+    warmup: float = 0.0
+
+    def objective_for(self, steps: int) -> Any:
+        """The objective of a run of that many steps."""
+        if not isinstance(self.objective, CTMGAN):
+            return self.objective
+        gan = dataclasses.replace(self.objective.gan, start=round(self.warmup * steps))
+        return dataclasses.replace(self.objective, gan=gan)
 
 
 @dataclass(frozen=True)
@@ -38,11 +48,13 @@ class Method:
         name: of the row.
         about: what distinguishes it.
         stages: made for a world, one after the other; the last one's model is measured.
+        worlds: where it can be trained.
     """
 
     name: str
     about: str
     stages: Callable[[str], tuple[Stage, ...]]
+    worlds: tuple[str, ...] = WORLDS
 
 
 def adapted(preset: Preset, world: str, share: float = 1.0, **changes: Any) -> Stage:
@@ -76,11 +88,19 @@ def _wide_meanflow(world: str) -> tuple[Stage, ...]:
     return (adapted(preset_named("meanflow-digits"), world, times=PUBLISHED_TIMES["imagenet"]),)
 
 
+def _gan(world: str) -> tuple[Stage, ...]:
+    ctm, train = preset_named("ctm-digits").objective(), preset_named("ctm-digits").train()
+    shared = {field.name: getattr(ctm, field.name) for field in dataclasses.fields(ctm)}
+    gan = GAN(backbones=(TeacherEncoder(sigma=0.01, width=8),))
+    return (Stage(CTMGAN(**shared, gan=gan), train, warmup=1 / 3),)
+
+
 METHODS = {
     method.name: method
     for method in (
         Method("CTM", "trajectory consistency and denoising", _one("ctm-digits")),
         Method("CTM alone", "without denoising", _one("ctm-digits", denoising_weight=0.0)),
+        Method("CTM + GAN", "heads on the teacher's features from a third on", _gan, ("digits",)),
         Method("CD", "consistency distillation, Heun teacher", _one("cd-digits")),
         Method("CT", "consistency training, no teacher solve", _one("ct-digits")),
         Method("iCT", "discretised log-normal, doubling curriculum", _one("ict-digits")),

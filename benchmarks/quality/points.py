@@ -51,10 +51,10 @@ class PointsNet(nn.Module):
                     layer.weight.normal_(0, layer.in_features**-0.5, generator=generator)
                     layer.bias.zero_()
         nn.init.zeros_(self.last_layer.weight)
-        nn.init.zeros_(self.last_layer.bias)
+        nn.init.zeros_(self.last_layer.bias)  # type: ignore[arg-type]
         if self.level_to is not None:
             # At first where it jumps to makes no difference: it denoises, as its teacher does.
-            nn.init.zeros_(self.level_to.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(self.level_to.weight)
 
     def forward(
         self,

@@ -46,9 +46,10 @@ def run(settings: Settings, known: Collection[tuple[str, str, int]]) -> Iterator
     unknown = sorted(set(settings.methods) - set(METHODS))
     if unknown:
         raise ValueError(f"unknown methods {unknown}; choose from {list(METHODS)}")
-    methods = [METHODS[name] for name in settings.methods]
+    asked = [METHODS[name] for name in settings.methods]
     for name in settings.worlds:
         world = world_named(name, **settings.options.get(name, {}))
+        methods = [method for method in asked if name in method.worlds]
         for seed in settings.seeds:
             for row in _seed(settings, world, methods, seed, known):
                 if row.key not in known:

@@ -51,7 +51,7 @@ def trained(method: Method, world: World, teacher: Denoiser, seed: int, budget: 
         count = max(1, round(budget * stage.share / cost(stage, world, teacher, seed)))
         config = schedule(stage.train, count, seed, world.batch_size)
         student, helper = _models(stage, world, teacher, model if number else None, seed)
-        done = _fit(stage.objective, student, helper, world, config)
+        done = _fit(stage.objective_for(count), student, helper, world, config)
         model, steps = done.model, steps + count
         evaluations, seconds = evaluations + done.evaluations, seconds + done.seconds
     return Trained(model, steps, evaluations, seconds)
@@ -61,7 +61,8 @@ def cost(stage: Stage, world: World, teacher: Denoiser, seed: int) -> float:
     """Network evaluations per image of a batch in one optimizer step, counted over a few steps."""
     student, helper = _models(stage, world, teacher, None, seed)
     config = schedule(stage.train, TRIED, seed + 1, world.batch_size)
-    return _fit(stage.objective, student, helper, world, config).evaluations / TRIED
+    objective = stage.objective_for(TRIED)
+    return _fit(objective, student, helper, world, config).evaluations / TRIED
 
 
 def _models(
