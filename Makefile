@@ -49,6 +49,7 @@ clean:
 $(STAMP): $(BUILD)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt -e ".[test,report]"
+	$(BIN)/python -m pip install -c constraints.txt --no-deps timm  # would bring torchvision
 	@$(BIN)/python -c "from ctm_fast.kernels import _native as n; \
 	  print('native part:', '; '.join(n.parts()) or n.ABSENT)"
 	@touch $(STAMP)

@@ -33,11 +33,16 @@ _NAMES = {
     "fast_dtype": "inference",
     "use_backend": "kernels",
     "BackendError": "kernels",
+    "log_likelihood": "likelihood",
+    "bits_per_dim": "likelihood",
+    "elbo": "likelihood",
     "cite": "citations",
 }
 _PACKAGES = (
     *("losses", "solvers", "sampler", "kernels", "models"),
     *("data", "evaluation", "checkpoints", "trainer", "inference", "integrations", "wrappers"),
+    "likelihood",
+    "editing",
 )
 
 __all__ = ["__version__", *_NAMES, *_PACKAGES]

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # Bottom first. A module may import its own package and any line above it in this list.
 LAYERS = (
-    {"kernels", "registry", "rng", "citations"},
+    {"kernels", "registry", "rng", "citations", "pickle_machine"},
     {"sigmas"},
     {"inner", "noise_embeddings", "student_t"},
     {"densities", "curricula", "gaps", "precond", "solvers", "timesteps"},
@@ -17,10 +17,11 @@ LAYERS = (
     {"denoiser"},
     {"wrappers"},
     {"inference"},
-    {"losses", "sampler", "likelihood", "merging", "data"},
-    {"checkpoints", "evaluation", "integrations"},
+    {"losses", "sampler", "merging", "data"},
+    {"likelihood"},
+    {"checkpoints", "editing", "evaluation", "integrations"},
     {"trainer"},
-    {"presets"},
+    {"planning", "presets"},
     {"cli"},
     {"__main__"},
 )

@@ -12,7 +12,10 @@ import pytest
 
 from ctm_fast import data
 from ctm_fast.cli.data import Data
+from ctm_fast.cli.likelihood import Likelihood
 from ctm_fast.cli.main import parsed
+from ctm_fast.cli.overrides import parsed_overrides
+from ctm_fast.cli.train import Train
 from ctm_fast.data import archive, decode, npz, parquet, parquet_shards, resize, tarball
 
 DOCS = Path(__file__).resolve().parents[1].joinpath("docs", "data.md").read_text(encoding="utf-8")
@@ -28,8 +31,10 @@ def test_python() -> None:
 def test_commands() -> None:
     (lines,) = re.findall(r"```bash\n(.*?)```", DOCS, re.S)
     commands = [parsed(shlex.split(line, comments=True)[1:]) for line in lines.splitlines()]
-    assert len(commands) == 3 and all(isinstance(command, Data) for command in commands)
-    assert commands[2].size == 64 and commands[2].resize == "adm"
+    assert [type(command) for command in commands] == [Data, Data, Data, Train, Likelihood]
+    options = [parsed_overrides(command.data_options) for command in commands]
+    adm = {"size": 64, "resize": "adm"}
+    assert options == [{}, {}, adm, {**adm, "flip": True}, {"split": "test"}]
 
 
 @pytest.mark.parametrize("line", re.findall(r"`(data\.open\(.*?\))`", DOCS))

@@ -18,7 +18,9 @@ class Kind:
 
     def __init__(self, code: Any, align: Any = False, copy: Any = True) -> None:
         if type(code) is not str or not _CODE.match(code):
-            raise ValueError(f"the pickle has a NumPy dtype {str(code)[:40]!r}; it may not")
+            # The text of tuples inside of tuples may never end.
+            shown = repr(code[:40]) if type(code) is str else f"of a {type(code).__name__}"
+            raise ValueError(f"the pickle has a NumPy dtype {shown}; it may not")
         self.code = code
 
     def build(self, state: Any) -> None:

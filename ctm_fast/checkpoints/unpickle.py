@@ -156,8 +156,10 @@ def _set(values: Any) -> set[Any]:
 
 def _method(target: Any, name: Any) -> Method:
     if not isinstance(target, Stub) or type(name) is not str or name.startswith("_"):
+        # The text of tuples inside of tuples may never end.
+        asked = repr(name[:80]) if type(name) is str else f"<{type(name).__name__}>"
         raise ValueError(
-            f"the pickle asks for attribute {str(name)[:80]!r} of a {type(target).__name__} "
+            f"the pickle asks for attribute {asked} of a {type(target).__name__} "
             "('builtins.getattr'); only methods of pickled objects may be named"
         )
     return Method(name)

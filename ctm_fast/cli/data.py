@@ -17,6 +17,7 @@ from ..checkpoints.files import write_text
 from ..data import ImageDataset
 from ..data.dataset import SIGMA_DATA_IMAGES, spread
 from ..evaluation import grid_png
+from .sources import opened_data
 
 _SHEET = 1600  # pixels that a sheet is wide at most
 _SIDE = 64  # pixels to which small images are enlarged
@@ -29,19 +30,15 @@ class Data:
     """Report what a source of images holds: format, labels, value range, sigma_data, repeats."""
 
     source: Annotated[str, tyro.conf.Positional]  # as for --data: a name, a folder or a file
-    split: str | None = None  # of CIFAR, of a folder with splits, of parquet shards
-    size: int | None = None  # bring images to this side
-    resize: str | None = None  # how: crop, or adm (ImageNet as ADM and CTM train on it)
-    layout: str | None = None  # of a .npz: NHWC or NCHW
+    data_options: tuple[str, ...] = ()  # KEY=VALUE, for example size=64 resize=adm split=val
     images: int = SIGMA_DATA_IMAGES  # images of which pixels are measured
     out: Path | None = None  # folder for data.txt, data.json and samples.png
 
     def run(self) -> int:
         """Print the report; returns 0."""
-        names = ("split", "size", "resize", "layout")
-        given: dict[str, Any] = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
-        dataset = datasets.open(self.source, **given)
-        facts = {"source": self.source, "options": given, **datasets.survey(dataset, self.images)}
+        dataset = opened_data(self.source, self.data_options)
+        told = {"source": self.source, "options": list(self.data_options)}
+        facts = {**told, **datasets.survey(dataset, self.images)}
         text = report(facts)
         print(text)
         if self.out is not None:
@@ -59,7 +56,7 @@ def report(facts: dict[str, Any]) -> str:
     channels, height, width = facts["shape"]
     repeated = facts["repeated"]
     lines = [
-        ("source", facts["source"]),
+        ("source", " ".join([facts["source"], *facts.get("options", ())])),
         ("format", facts["format"]),
         ("images", f"{facts['images']}, {channels} x {height} x {width}"),
         ("labels", _labels(facts["label"])),

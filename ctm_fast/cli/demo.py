@@ -37,6 +37,7 @@ class Demo:
     """
 
     budget: BudgetName = "small"  # small: about 6 minutes on 2 cores; medium: 15; large: 2 hours
+    gan: bool = False  # also distil with the adversarial term, for as many steps, and compare
     seed: int = 0  # of data order, weights, noise and samples
     out: Path | None = None  # folder of the run; runs/demo-BUDGET-seedSEED if not given
 
@@ -49,13 +50,21 @@ class Demo:
         print(f"{len(dataset)} real digits, sigma_data {dataset.sigma_data:.3f}; writing to {out}")
 
         teacher = self._teacher(budget, dataset, out)
-        student = self._student(budget, dataset, teacher, out)
-        seconds = _seconds(out / "teacher"), _seconds(out / "student")
+        folders = {"CTM": "student", "CTM + GAN": "student-gan"}
+        if not self.gan:
+            del folders["CTM + GAN"]
+        students = {
+            name: self._student(name, folder, budget, dataset, teacher, out)
+            for name, folder in folders.items()
+        }
+        student = students["CTM"]
+        seconds = {name: _seconds(out / name) for name in ("teacher", *folders.values())}
 
         print("sampling and measuring")
         protocol = OfflineProtocol(dataset, self.seed)
         measured = [self._measure("teacher", teacher, TEACHER_STEPS, protocol)]
-        measured += [self._measure("CTM", student, steps, protocol) for steps in NFES]
+        for name, model in students.items():
+            measured += [self._measure(name, model, steps, protocol) for steps in NFES]
 
         model_file = out / "model.safetensors"
         again = Sampler(load(model_file), steps=1, batch_size=SAMPLE_BATCH)
@@ -71,7 +80,7 @@ class Demo:
                 real=MetricRow("real / real", protocol.real_row(), reference=True),
                 labels=labels,
                 card=protocol.card(measured[-1].images, labels),
-                logs={name: _log(out / name) for name in ("teacher", "student")},
+                logs={name: _log(out / name) for name in seconds},
                 trajectory=self._trajectory(student),
                 sigma_data=dataset.sigma_data,
                 config=self._config(budget),
@@ -85,20 +94,27 @@ class Demo:
         return 0
 
     def _teacher(self, budget: Budget, dataset: ImageDataset, out: Path) -> Denoiser:
-        print(f"1/2 EDM teacher, {budget.teacher.steps} steps")
+        print(f"EDM teacher, {budget.teacher.steps} steps")
         net = new_denoiser(
             budget.net, dataset, self.seed, sigma_range=SIGMA_RANGE, **budget.net_options
         )
         return self._fit("teacher", DSM(), net, None, dataset, self._own(budget.teacher), out)
 
     def _student(
-        self, budget: Budget, dataset: ImageDataset, teacher: Denoiser, out: Path
+        self,
+        name: str,
+        folder: str,
+        budget: Budget,
+        dataset: ImageDataset,
+        teacher: Denoiser,
+        out: Path,
     ) -> Denoiser:
-        print(f"2/2 CTM distillation, {budget.student.steps} steps")
+        plain = name == "CTM"
+        objective = budget.objective if plain else budget.gan_objective
+        config = self._own(budget.student if plain else budget.gan_student)
+        print(f"{name} distillation, {config.steps} steps")
         net = models.student_from(teacher, self.seed)
-        frozen = freeze(teacher)
-        config = self._own(budget.student)
-        return self._fit("student", budget.objective, net, frozen, dataset, config, out)
+        return self._fit(folder, objective, net, freeze(teacher), dataset, config, out)
 
     def _fit(
         self,
@@ -124,8 +140,8 @@ class Demo:
         )
         summary = trainer.fit()
         _add_seconds(folder, summary.seconds)
-        path = out / ("model.safetensors" if name == "student" else f"{name}.safetensors")
-        return load(save_average(trainer, path, dataset))
+        file = {"student": "model", "student-gan": "model-gan"}.get(name, name)
+        return load(save_average(trainer, out / f"{file}.safetensors", dataset))
 
     def _measure(
         self, name: str, model: Denoiser, steps: int, protocol: OfflineProtocol
@@ -142,7 +158,7 @@ class Demo:
         return Sampler(student, steps=NFES[-1]).trajectory(labels=digits, seed=self.seed)
 
     def _config(self, budget: Budget) -> dict[str, Any]:
-        return {
+        config: dict[str, Any] = {
             "budget": self.budget,
             "seed": self.seed,
             "sigma range": SIGMA_RANGE,
@@ -151,6 +167,13 @@ class Demo:
             "student": asdict(self._own(budget.student)),
             "objective": fields_to_json(budget.objective),
         }
+        if self.gan:
+            gan = {
+                "train": asdict(self._own(budget.gan_student)),
+                "objective": fields_to_json(budget.gan_objective.gan),
+            }
+            config["with the adversarial term"] = gan
+        return config
 
     def _own(self, config: TrainConfig) -> TrainConfig:
         precision = "bf16" if fast_dtype() == torch.bfloat16 else "fp32"

@@ -26,6 +26,12 @@ TEACHER_STEPS = 18  # Heun steps of the teacher, 35 network calls
 GRID = 10  # images per class in a grid
 STRIP = 12  # images per row of the comparison over NFE
 
+TITLES = {
+    "teacher": "Teacher: denoising score matching",
+    "student": "Student: CTM and denoising terms",
+    "student-gan": "Student with the adversarial term, which begins half way",
+}
+
 Log = list[dict[str, Any]]  # lines of log.jsonl
 
 
@@ -48,29 +54,30 @@ def content(
     sigma_data: float,
     config: Mapping[str, Any],
     environment: Mapping[str, Any],
-    seconds: tuple[float, float],
+    seconds: Mapping[str, float],
 ) -> ReportContent:
     """The page.
 
     Args:
-        measured: the teacher, then the CTM with rising NFE, all from the same seeds and labels.
+        measured: the teacher, then each CTM with rising NFE, all from the same seeds and labels.
         real: the real/real line.
         labels: (N,) classes of the samples.
         card: how the numbers were made.
-        logs: lines of "teacher" and "student".
+        logs: lines of "teacher", "student" and what else was trained.
         trajectory: (sigma, images) of one image per class, from noise to data.
         sigma_data: of the training images.
         config: everything that was chosen.
         environment: what the run was made with.
-        seconds: training time of teacher and student.
+        seconds: training time of each of them.
     """
     assert labels is not None
     one = measured[1].row.metrics
+    minutes = {name: f"{each / 60:.1f} minutes" for name, each in seconds.items()}
     summary = (
-        f"A diffusion model was trained on 1,797 real handwritten digits for "
-        f"{seconds[0] / 60:.1f} minutes and distilled into a consistency trajectory model for "
-        f"{seconds[1] / 60:.1f} minutes. One network call per image reaches 1-NN accuracy "
-        f"{one['1nn']:.3f} (0.5 is a perfect match) and recall {one['recall']:.3f}."
+        f"A diffusion model was trained on 1,797 real handwritten digits for {minutes['teacher']} "
+        f"and distilled into a consistency trajectory model for {minutes['student']}. One network "
+        f"call per image reaches 1-NN accuracy {one['1nn']:.3f} (0.5 is a perfect match) and "
+        f"recall {one['recall']:.3f}."
     )
     return ReportContent(
         title="Consistency trajectory model on real digits",
@@ -80,10 +87,7 @@ def content(
         grids=[_grid(m, labels) for m in measured],
         comparisons=[_comparison(measured, labels)],
         trajectories=[_path(trajectory, sigma_data)],
-        figures=[
-            _curve("teacher", "Teacher: denoising score matching", logs["teacher"]),
-            _curve("student", "Student: CTM and denoising terms", logs["student"]),
-        ],
+        figures=[_curve(name, TITLES[name], log) for name, log in logs.items()],
         config=config,
         environment=environment,
     )
@@ -93,7 +97,7 @@ def _grid(measured: Measured, labels: Tensor) -> Grid:
     row = measured.row
     calls = "1 network call" if row.nfe == 1 else f"{row.nfe} network calls"
     return Grid(
-        name=f"samples-{row.name.lower()}-nfe{row.nfe}",
+        name=f"samples-{row.name.lower().replace(' + ', '-')}-nfe{row.nfe}",
         title=f"{row.name}, {calls} per image",
         caption="One row per class, unselected: the first images of the run.",
         images=class_ordered(measured.images, labels, GRID),
@@ -124,13 +128,17 @@ def _path(trajectory: Sequence[tuple[float, Tensor]], sigma_data: float) -> Traj
 
 
 def _curve(name: str, title: str, log: Log) -> Figure:
-    terms = list(log[0]["loss"]) if log else []
-    steps = [line["step"] for line in log]
+    # A line has only the terms that took part in its steps.
+    terms = dict.fromkeys(term for line in log for term in line["loss"])
+    points = {
+        term: [(line["step"], line["loss"][term]) for line in log if term in line["loss"]]
+        for term in terms
+    }
     return Figure(
         name=f"loss-{name}",
         title=title,
         caption="Mean over the steps between two lines of the log, and its moving average.",
         x_label="optimizer step",
         y_label="loss per image",
-        curves=[Curve(term, steps, [line["loss"][term] for line in log]) for term in terms],
+        curves=[Curve(k, [p[0] for p in v], [p[1] for p in v]) for k, v in points.items()],
     )

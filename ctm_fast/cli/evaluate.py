@@ -11,13 +11,13 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from .. import data as datasets
 from ..checkpoints import load
 from ..checkpoints.files import write_text
 from ..evaluation import OfflineProtocol
 from ..evaluation.protocol import COLUMNS
 from ..sampler import Sampler
 from .full_size import numbers_table, run_full_size, write_reference_file
+from .sources import opened_data
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Evaluate:
     """
 
     model: Path | None = None  # file or folder of any format that `load` reads without overrides
-    data: str = "digits"  # digits, photo-patches, a folder of images, or an EDM .zip
+    data: str = "digits"  # photo-patches, a folder, .zip, .npz, .parquet or CIFAR's .tar.gz
+    data_options: tuple[str, ...] = ()  # KEY=VALUE of it or of --reference-from, as size=64
     steps: tuple[int, ...] = (1, 2, 4, 8)  # one row for each; a diffusion model uses the first
     method: str | None = None  # by default what the model's kind allows
     gamma: float = 0.0  # share of fresh noise per step in [0, 1], method gamma
@@ -49,7 +50,7 @@ class Evaluate:
         ),
     ] = None
     repeats: int = 1  # seed ranges; EDM's practice is 3, of which FID's smallest is reported
-    samples: Path | None = None  # evaluate these instead of a model: .npz, folder or EDM .zip
+    samples: Path | None = None  # evaluate these instead of a model: a file or folder as --data
     reference: Path | None = None  # statistics .npz of EDM, of ADM or ours; else --data's
     reference_from: str | None = None  # data of which --reference-out is made; nothing else is done
     reference_out: Path | None = None  # .npz file for it; features too where kid or pr is named
@@ -63,6 +64,11 @@ class Evaluate:
     global_batch: int | None = None  # images per step of its training, for the card likewise
 
     def __post_init__(self) -> None:
+        for name in ("num", "batch_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        if self.data_options and self.reference is not None:
+            raise ValueError("--data-options is for --data, which --reference replaces")
         if (self.reference_from is None) != (self.reference_out is None):
             raise ValueError("--reference-from DATA and --reference-out FILE need each other")
         if self.reference_from is not None:
@@ -100,7 +106,7 @@ class Evaluate:
     def _offline(self) -> int:
         assert self.model is not None
         model = load(self.model, device=self.device)
-        protocol = OfflineProtocol(datasets.open(self.data), self.seed)
+        protocol = OfflineProtocol(opened_data(self.data, self.data_options), self.seed)
         labels = protocol.labels if model.label_dim else None
         rows: list[tuple[str, dict[str, Any]]] = [("real / real", protocol.real_row())]
         num, size = 2 * protocol.block_size, self.batch_size or 256

@@ -28,6 +28,7 @@ from ..evaluation.arrays import read_arrays
 from ..evaluation.weights import file_sha256
 from ..sampler import Sampler
 from ..trainer.distributed import default_device, raise_together, start
+from .sources import opened_data
 
 if TYPE_CHECKING:
     from .evaluate import Evaluate
@@ -87,7 +88,7 @@ def write_reference_file(args: Evaluate) -> None:
         raise ValueError(f"--reference-out must end in .npz, got {args.reference_out.name!r}")
     world = start()
     device = torch.device(args.device) if world.size == 1 else default_device()
-    images = StoredImages(datasets.open(args.reference_from), args.num)
+    images = StoredImages(opened_data(args.reference_from, args.data_options), args.num)
     made = reference_of(
         images,
         extractor_of(args, device),
@@ -195,7 +196,7 @@ def _reference(
         return None
     if args.reference is not None:
         return read_reference(args.reference)
-    dataset = datasets.open(args.data)
+    dataset = opened_data(args.data, args.data_options)
     if dataset.shape != shape:
         raise ValueError(
             f"--data {args.data} has images {dataset.shape}, the evaluated ones are {shape}: give "

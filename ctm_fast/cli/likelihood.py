@@ -11,7 +11,6 @@ import torch
 import tyro
 from torch import Tensor
 
-from .. import data as datasets
 from ..checkpoints import load
 from ..checkpoints.files import write_text
 from ..data.dataset import ImageDataset, spread
@@ -20,6 +19,7 @@ from ..likelihood.dequantise import interval
 from ..likelihood.inputs import checked_model
 from ..likelihood.per_dim import RESIDUALS
 from ..sampler.seeding import image_seeds
+from .sources import opened_data
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Likelihood:
     """
 
     model: tyro.conf.Positional[Path]  # file or folder of any format that `load` reads
-    data: str = "digits"  # digits, photo-patches, a folder of images, or an EDM .zip
+    data: str = "digits"  # photo-patches, a folder, .zip, .npz, .parquet or CIFAR's .tar.gz
+    data_options: tuple[str, ...] = ()  # KEY=VALUE, for example split=test
     num: int | None = 256  # images, spread evenly over the set; None: all
     trace: str | None = None  # exact or hutchinson; by default exact up to 32 values per image
     probes: int = 1  # directions per image, trace hutchinson
@@ -65,7 +66,7 @@ class Likelihood:
             progress=True,
         )
         model = checked_model(load(self.model, device=self.device))
-        dataset = datasets.open(self.data)
+        dataset = opened_data(self.data, self.data_options)
         rows = self._rows(model, dataset, flow)
         print(table(rows))
         if self.out is not None:

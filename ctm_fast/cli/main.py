@@ -14,11 +14,14 @@ import tyro
 from ..checkpoints import DamagedCheckpoint
 from ..kernels import BackendError
 from ..presets import preset_named
-from ..trainer import NonFiniteLoss
+from ..solvers import SolverError
+from ..trainer import Alarmed, NonFiniteLoss, OutOfMemory
 from .convert import Convert
+from .data import Data
 from .demo import Demo
 from .doctor import Doctor
 from .evaluate import Evaluate
+from .likelihood import Likelihood
 from .sample import Sample
 from .train import Train
 
@@ -27,10 +30,15 @@ COMMANDS: dict[str, Any] = {
     "train": Train,
     "sample": Sample,
     "convert": Convert,
+    "data": Data,
     "evaluate": Evaluate,
+    "likelihood": Likelihood,
     "doctor": Doctor,
 }
-_MISTAKES = (ValueError, OSError, ImportError, BackendError, DamagedCheckpoint, NonFiniteLoss)
+_MISTAKES = (
+    *(ValueError, OSError, ImportError),
+    *(Alarmed, BackendError, DamagedCheckpoint, NonFiniteLoss, OutOfMemory, SolverError),
+)
 _FRAME = re.compile(r"[╭╮╰╯│─]+")
 
 

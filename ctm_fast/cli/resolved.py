@@ -6,12 +6,17 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from ..citations import CITED, PAPERS, names_of
 from ..losses import OBJECTIVES
+from ..planning import Plan
 from ..presets import Preset
 from ..trainer import TrainConfig
+from .overrides import parsed_overrides
 
 DEFAULT, HERE = "library default", "command line"
+WIDEST = 60  # characters of a column
 
 
 def resolved(
@@ -20,7 +25,8 @@ def resolved(
     """(name, value, source) of everything that a training command fixes.
 
     Args:
-        command: has objective, train, net, data and teacher, as `cli.train.Train`.
+        command: has objective, train, net, data, data_options, teacher and student, as
+            `cli.train.Train`.
         options: of the network's configuration.
         preset: that it was made from, or None.
     """
@@ -30,8 +36,10 @@ def resolved(
     values = {"objective": OBJECTIVES.name_of(objective)}
     values |= _fields("objective", objective) | _fields("train", config)
     values |= {"network": command.net} | {f"net.{k}": v for k, v in options.items()}
-    values |= {"data": command.data, "teacher": command.teacher}
-    before: dict[str, Any] = {"objective": None, "network": None, "data": None, "teacher": None}
+    files = ("data", "teacher", "student")
+    values |= {name: getattr(command, name) for name in files}
+    values |= {f"data.{k}": v for k, v in parsed_overrides(command.data_options).items()}
+    before: dict[str, Any] = dict.fromkeys(("objective", "network", *files))
     before |= _fields("objective", default) if same else {}
     before |= _fields("train", TrainConfig() if preset is None else preset.train())
     sources: dict[str, str] = {}
@@ -48,15 +56,24 @@ def resolved(
 
 
 def resolved_table(command: Any, options: Mapping[str, Any], preset: Preset | None) -> str:
-    """`resolved` as text, with the preset's note and the papers to cite."""
+    """`resolved` as text, with what the run will cost, the preset's note and the papers to cite."""
     rows = resolved(command, options, preset)
-    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    # A few very long values do not push the sources of all others out of sight.
+    widths = [min(WIDEST, max(len(row[i]) for row in rows)) for i in range(2)]
     lines = [f"{n:<{widths[0]}}  {v:<{widths[1]}}  {source}" for n, v, source in rows]
+    told = planned(command, options).rows()
+    lines += ["", *(f"{name:<28}{text}" for name, text in told)]
     if preset is not None and preset.note:
         lines += ["", f"note: {preset.note}"]
     papers = [PAPERS[key] for name in names_of(command.objective) for key in CITED.get(name, ())]
     lines += ["", *(f"cite: {p.title}, arXiv:{p.arxiv}" for p in papers)]
     return "\n".join(lines)
+
+
+def planned(command: Any, options: Mapping[str, Any]) -> Plan:
+    """What a training command will cost."""
+    dtype = getattr(torch, command.teacher_dtype, torch.float32)
+    return Plan(command.objective, command.net, options, command.train, dtype)
 
 
 def _fields(prefix: str, value: Any) -> dict[str, Any]:

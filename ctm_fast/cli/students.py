@@ -39,23 +39,28 @@ def student_for(
     dataset: ImageDataset,
     teacher: Denoiser | None,
     *,
+    student: Denoiser | None = None,
     net: str = "digits",
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
     sigma_range: tuple[float, float] | None = None,
+    sigma_data: float | None = None,
 ) -> Denoiser:
-    """Network for an objective: a copy of the teacher's, or one with random weights.
+    """Network for an objective: an earlier run's, a copy of the teacher's, or random weights.
 
     Args:
         objective: one of OBJECTIVES.
         dataset: gives shape, classes and sigma_data of a network with random weights.
         teacher: model whose weights the student begins with, or None. Its scalings become the
             student's, unless `inner_of` has others.
+        student: model of an earlier run, which goes on as it is, or None.
         net: preset of a network with random weights, see `ctm_fast.models`.
-        options: its configuration. Of a teacher's network only dropout can be changed.
+        options: its configuration. Of a teacher's network only dropout can be changed; its
+            label_dim has to be the teacher's.
         seed: of random weights.
         sigma_range: smallest and largest noise level, within the teacher's; None: the teacher's, or
             0.002 and 80.
+        sigma_data: of a network with random weights; None: measured on the data.
 
     Raises:
         ValueError: for a teacher that the objective does not take, or one that it lacks, or a range
@@ -63,11 +68,15 @@ def student_for(
     """
     options, kind = dict(options or {}), kind_of(objective)
     name = OBJECTIVES.name_of(objective)
+    for role, model in (("teacher", teacher), ("student", student)):
+        _check_classes(role, model, options)
+    if teacher is None and "teacher" in objective.needs:
+        raise ValueError(f"objective:{name} needs --teacher MODEL.safetensors{_or_not(name)}")
+    if student is not None:
+        return _continued(student, kind, name, sigma_range)
     if teacher is None:
-        if "teacher" in objective.needs:
-            raise ValueError(f"objective:{name} needs --teacher MODEL.safetensors{_or_not(name)}")
         levels = sigma_range or (SIGMA_MIN, SIGMA_MAX)
-        inner = inner_of(objective, dataset.sigma_data, levels[0])
+        inner = inner_of(objective, sigma_data or dataset.sigma_data, levels[0])
         return new_denoiser(
             net, dataset, seed, kind=kind, inner=inner, sigma_range=levels, **options
         )
@@ -84,6 +93,29 @@ def student_for(
         dropout = options.get("dropout")
         student = models.consistency_from(teacher, kind=kind, inner=own, dropout=dropout)
     student.sigma_min, student.sigma_max = low, high
+    return student
+
+
+def _check_classes(role: str, model: Denoiser | None, options: Mapping[str, Any]) -> None:
+    wanted = options.get("label_dim")
+    if model is not None and wanted is not None and model.label_dim != wanted:
+        raise ValueError(
+            f"the {role} has {model.label_dim} classes, not label_dim={wanted}; give another "
+            f"--{role}, or --net-options without label_dim"
+        )
+
+
+def _continued(
+    student: Denoiser, kind: str, name: str, sigma_range: tuple[float, float] | None
+) -> Denoiser:
+    """The model of an earlier run, if the objective trains such models."""
+    if student.kind != kind:
+        raise ValueError(
+            f"objective:{name} trains a model of kind {kind!r}, but --student is a {student.kind!r}"
+        )
+    if sigma_range is not None and sigma_range != (student.sigma_min, student.sigma_max):
+        known = [student.sigma_min, student.sigma_max]
+        raise ValueError(f"--student was trained for levels in {known}, not {list(sigma_range)}")
     return student
 
 
@@ -118,21 +150,19 @@ def new_denoiser(
         sigma_range: smallest and largest noise level.
         kind: of the `Denoiser`; by default what the network can do.
         inner: inner scalings; EDM's by default.
-        overrides: of the network's configuration.
+        overrides: of the network's configuration, for example label_dim=0 to ignore the classes.
 
     Raises:
         ValueError: for an unknown preset or configuration.
     """
     channels, _, resolution = dataset.shape
-    net = models.build(
-        name,
-        seed=seed,
+    own: dict[str, Any] = dict(
         img_channels=channels,
         img_resolution=resolution,
         label_dim=dataset.label_dim,
         destination=destination or kind == "trajectory",
-        **overrides,
     )
+    net = models.build(name, seed=seed, **{**own, **overrides})
     # The published ADM networks are told 250 ln(sigma), the others ln(sigma) / 4.
     embedding: Any = "log_250" if isinstance(net, models.ADMUNet) else "quarter_log"
     if isinstance(inner, LinearFlow):

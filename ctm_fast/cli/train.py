@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 import tyro
 
-from .. import data as datasets
 from ..checkpoints import load, save
 from ..data import ImageDataset
 from ..denoiser import Denoiser
@@ -23,6 +22,7 @@ from ..trainer import TrainConfig, Trainer
 from .overrides import parsed_overrides
 from .pictures import preview
 from .resolved import resolved_table
+from .sources import opened_data
 from .students import new_denoiser as new_denoiser
 from .students import student_for
 
@@ -60,10 +60,12 @@ class Train:
     out: Path | None = None  # folder of the run: checkpoints, log, model; with a preset runs/PRESET
     preset: str | None = None  # published hyper-parameters, for example ect-cifar10, ect-digits
     dry_run: bool = False  # print the configuration with its sources, and do nothing
-    data: str | None = None  # digits (default), photo-patches, a folder of images, or an EDM .zip
+    data: str | None = None  # digits (default), photo-patches, or a path, see docs/data.md
+    data_options: tuple[str, ...] = ()  # KEY=VALUE, for example size=64 resize=adm flip=true
     net: str = "digits"  # network preset, for a model trained from random weights
     net_options: tuple[str, ...] = ()  # KEY=VALUE of its configuration, for example dropout=0.2
     teacher: Path | None = None  # model to distil, or whose weights the student begins with
+    student: Path | None = None  # model of an earlier run, whose weights the student begins with
     teacher_dtype: str = "float32"  # the teacher computes in it: float32 | bfloat16 | float16
     weak: Path | None = None  # worse model that guides the teacher, for ayf and scm
     train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
@@ -91,17 +93,22 @@ class Train:
         if out is None:
             raise ValueError("say where the run is kept: --out FOLDER")
         dataset = self._dataset(preset)
-        teacher = None if self.teacher is None else load(self.teacher)
-        if preset is not None and preset.start == "teacher" and teacher is None:
-            raise ValueError(f"{preset.name} starts from a trained model: --teacher MODEL")
+        teacher, student = (None if p is None else load(p) for p in (self.teacher, self.student))
+        start = "random" if preset is None or student is not None else preset.start
+        if start == "teacher" and teacher is None:
+            raise ValueError(f"{self.preset} starts from a trained model: --teacher MODEL")
+        if start == "student":
+            raise ValueError(f"{self.preset} continues another run's model: --student MODEL")
         student = student_for(
             self.objective,
             dataset,
             teacher,
+            student=student,
             net=self.net,
             options=options,
             seed=self.train.seed,
             sigma_range=None if preset is None else preset.sigma_range,
+            sigma_data=None if preset is None else preset.sigma_data,
         )
         trainer = Trainer(
             self.objective,
@@ -121,8 +128,8 @@ class Train:
 
     def _dataset(self, preset: Preset | None) -> ImageDataset:
         if self.data is None and preset is not None:
-            raise ValueError(f"{preset.name} needs the data: --data, a folder or an EDM .zip")
-        return datasets.open(self.data or "digits")
+            raise ValueError(f"{preset.name} needs the data: --data, a folder or a file of images")
+        return opened_data(self.data or "digits", self.data_options)
 
     def _frozen(self, model: Denoiser | None) -> Any:
         """The model as the trainer runs it; a first stage has to drop what its student drops."""
@@ -143,6 +150,7 @@ def save_average(trainer: Trainer, path: Path, dataset: ImageDataset) -> Path:
         objective=type(trainer.objective).__name__,
         step=trainer.step,
         images_seen=trainer.images_seen,
+        global_batch=config.batch_size,
         ema_decay=config.ema[0] if config.ema else None,
         ema_halflife_kimg=None if config.ema else next(iter(config.ema_halflife_kimg), None),
         seed=config.seed,

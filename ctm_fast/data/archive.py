@@ -140,6 +140,8 @@ def _directory_bytes(file: BinaryIO) -> int:
         # The larger form of the record and its locator (20 bytes) may come directly before.
         if at >= 76 and tail[at - 76 : at - 72] == b"PK\x06\x06":
             longest = max(longest, int(struct.unpack_from("<Q", tail, at - 36)[0]))
+        elif at >= 20 and tail[at - 20 : at - 16] == b"PK\x06\x07":
+            longest = size  # it says that the larger form is elsewhere; newer zipfiles look there
         at = tail.find(b"PK\x05\x06", at + 1)
     return min(longest, size)
 

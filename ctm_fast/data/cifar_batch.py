@@ -53,9 +53,13 @@ class _Array:
         if type(state) is not tuple or len(state) != 5 or not isinstance(state[2], _Kind):
             raise ValueError("the pickle has a NumPy array that is not one of bytes")
         _, shape, _, fortran, data = state
-        rows = shape[0] if type(shape) is tuple and len(shape) == 2 else None
-        if type(rows) is not int or not 0 <= rows <= MAX_ROWS or shape[1] != PIXELS:
-            raise ValueError(f"the pickle has an array {shape!s:.80}, allowed are (N, {PIXELS})")
+        if type(shape) is not tuple or any(type(length) is not int for length in shape):
+            raise ValueError("the pickle has an array without a shape of whole numbers")
+        rows = shape[0] if len(shape) == 2 and shape[1] == PIXELS else -1
+        if not 0 <= rows <= MAX_ROWS:
+            raise ValueError(
+                f"the pickle has an array {shape[:4]!s:.80}, allowed are (N, {PIXELS})"
+            )
         length = data.length if isinstance(data, Blob) else len(data) if type(data) is bytes else -1
         if length != rows * PIXELS or type(fortran) is not bool:
             raise ValueError(f"the pickle has an array ({rows}, {PIXELS}) of other length")
@@ -95,7 +99,10 @@ ALLOWED = {
 
 
 def _text(value: Any) -> str:
-    return value.decode("latin-1") if type(value) is bytes else str(value)
+    # Of other things no more than the type: a pickle can nest tuples so that their text never ends.
+    if type(value) is bytes:
+        return value.decode("latin-1")
+    return value if type(value) is str else f"<{type(value).__name__}>"
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ import io
 import zipfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from .dataset import ImageDataset
 from .decode import decoded, image_shape, is_image_name
 from .edm_labels import LABEL_FILE, MAX_BYTES, parsed_labels
 from .handles import Handle
-from .resize import check_resize
+from .resize import check_resize, resize_details
 
 
 class EDMZip(ImageDataset):
@@ -57,6 +58,9 @@ class EDMZip(ImageDataset):
     def pixels(self, indices: Tensor) -> Tensor:
         images = [self._decoded(index) for index in indices.tolist()]
         return torch.from_numpy(np.stack(images)) if images else torch.empty(0, *self.shape).byte()
+
+    def details(self) -> dict[str, Any]:
+        return resize_details(self.size, self.resize)
 
     def _decoded(self, index: int) -> np.ndarray:
         name = f"{self.path}:{self._members[index].filename}"

@@ -13,7 +13,7 @@ from torch import Tensor
 from .dataset import ImageDataset, spread
 from .decode import decoded, image_shape, is_image_name
 from .edm_labels import LABEL_FILE, MAX_BYTES, parsed_labels
-from .resize import check_resize
+from .resize import check_resize, resize_details
 
 SPLITS = ("train", "val", "valid", "validation", "test")  # sub-folders that are no classes
 
@@ -26,7 +26,7 @@ class ImageFolder(ImageDataset):
     If the folder has sub-folders with images, each is a class, numbered in the order of their
     sorted names; images directly in the folder make a set without classes. A `dataset.json` in the
     folder (EDM's format) takes precedence and sub-folders then mean nothing. Hidden files are
-    ignored. Files are in the order of their sorted names.
+    ignored, links are followed. Files are in the order of their sorted names.
 
     ILSVRC's layout (`train/n01440764/*.JPEG`) is known: where all sub-folders are named like splits
     and "train" holds classes, one of them is the set.
@@ -75,7 +75,8 @@ class ImageFolder(ImageDataset):
         return torch.from_numpy(np.stack(images)) if images else torch.empty(0, *self.shape).byte()
 
     def details(self) -> dict[str, Any]:
-        return {"split": self.split} if self.split else {}
+        split = {"split": self.split} if self.split else {}
+        return {**split, **resize_details(self.size, self.resize)}
 
     def _decoded(self, index: int) -> np.ndarray:
         path = self.root / self._names[index]
@@ -136,9 +137,16 @@ def _chosen_split(root: Path, split: str | None) -> str | None:
 
 def _image_names(root: Path) -> list[str]:
     names = []
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for file in files:
-            if is_image_name(file) and not file.startswith("."):
-                names.append(Path(folder, file).relative_to(root).as_posix())
+    # Subsets are often folders of links to classes; one back to a folder above would never end.
+    above: dict[str, tuple[str, ...]] = {os.fspath(root): (os.path.realpath(root),)}
+    for folder, folders, files in os.walk(root, followlinks=True):
+        inside, folders[:] = above.pop(folder), sorted(f for f in folders if f[0] != ".")
+        for name in list(folders):
+            path = os.path.join(folder, name)
+            place = os.path.realpath(path)
+            above[path] = (*inside, place)
+            if place in inside:
+                folders.remove(name)
+        start = "" if folder == os.fspath(root) else Path(folder).relative_to(root).as_posix() + "/"
+        names += [start + file for file in files if is_image_name(file) and file[0] != "."]
     return sorted(names)

@@ -32,11 +32,10 @@ def read_header(file: IO[bytes], size: int) -> Header:
     """
     try:
         version = npy.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f".npy version {version}, allowed are (1, 0) and (2, 0)")
-        one = version == (1, 0)
-        read = npy.read_array_header_1_0 if one else npy.read_array_header_2_0
-        shape, fortran, dtype = read(file)
+        if version != (1, 0):
+            # Later ones are for structures; NumPy would read a header of up to 4 GiB first.
+            raise ValueError(f".npy version {version}, allowed is (1, 0)")
+        shape, fortran, dtype = npy.read_array_header_1_0(file)
     except Exception as error:  # NumPy evaluates the header as a literal, which raises many kinds
         raise ValueError(f"no readable .npy header: {error}") from None
     if dtype.hasobject:

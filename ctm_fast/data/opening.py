@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import numbers
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ DATASETS = Registry(
         "photo-patches": "ctm_fast.data.photo_patches:PhotoPatches",
     },
 )
+_TYPES: dict[str, type] = {
+    **dict.fromkeys(("size", "stride"), numbers.Integral),
+    **dict.fromkeys(("split", "resize", "layout", "image", "label"), str),
+}
 FILES: dict[str, Callable[..., ImageDataset]] = {  # by the end of the name
     ".zip": EDMZip,
     ".npz": Npz,
@@ -32,7 +37,9 @@ FILES: dict[str, Callable[..., ImageDataset]] = {  # by the end of the name
 }
 
 
-def open(source: str | Path | ImageDataset, *, flip: bool = False, **options: Any) -> ImageDataset:
+def open(
+    source: str | Path | ImageDataset, /, *, flip: bool = False, **options: Any
+) -> ImageDataset:
     """The data set that `source` names.
 
     Args:
@@ -44,24 +51,42 @@ def open(source: str | Path | ImageDataset, *, flip: bool = False, **options: An
             `split="test"`.
 
     Raises:
-        ValueError: for an unknown source or option, or a source that cannot be read.
+        ValueError: for an unknown source or option, a value of another kind, or a source that
+            cannot be read.
         ImportError: if the data set needs a package that is not installed.
     """
+    if not isinstance(flip, bool):
+        raise ValueError(f"flip={flip!r}; allowed are True and False")
     if isinstance(source, ImageDataset):
         if options:
             raise ValueError(f"options {sorted(options)} for a data set that is open already")
         dataset = source
     else:
         kind, arguments = _kind(source)
-        allowed = set(inspect.signature(kind).parameters) - {"path"}
+        parameters = inspect.signature(kind).parameters
+        allowed = set(parameters) - {"path"}
         unknown = sorted(set(options) - allowed)
         if unknown:
             allowed |= {"flip"}
             raise ValueError(
                 f"unknown options {unknown} for {source!s}; allowed are {sorted(allowed)}"
             )
+        for name, value in options.items():
+            if value is not None or parameters[name].default is not None:
+                _check_type(name, value)
         dataset = kind(*arguments, **options)
     return Flipped(dataset) if flip else dataset
+
+
+def _check_type(name: str, value: Any) -> None:
+    wanted = _TYPES.get(name)
+    if wanted is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
+        what = "text" if wanted is str else "a whole number"
+        raise ValueError(f"{name}={value!r}; allowed is {what}")
+    if name == "photos":
+        names = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(each, str) for each in names):
+            raise ValueError(f"photos={value!r}; allowed are names")
 
 
 def _kind(source: str | Path) -> tuple[Callable[..., ImageDataset], tuple[Path, ...]]:

@@ -18,7 +18,7 @@ from .dataset import ImageDataset
 from .decode import decoded, image_shape
 from .handles import Handle
 from .parquet_shards import Shards, described, integers
-from .resize import check_resize
+from .resize import check_resize, resize_details
 
 MAX_SHARDS = 10_000
 MAX_ROWS = 2**27
@@ -99,7 +99,8 @@ class Parquet(ImageDataset):
         return torch.from_numpy(np.stack(images)) if images else torch.empty(0, *self.shape).byte()
 
     def details(self) -> dict[str, Any]:
-        return {"split": self.split} if self.split else {}
+        split = {"split": self.split} if self.split else {}
+        return {**split, **resize_details(self.size, self.resize)}
 
     def _where(self, index: int) -> str:
         return f"{self.path}: image {index}"
@@ -151,6 +152,7 @@ def _files(path: Path, split: str | None) -> tuple[str | None, list[Path]]:
     if chosen not in splits or (split is None and chosen != "train" and len(splits) > 1):
         raise ValueError(f"{path} has the splits {sorted(splits)}; pass one of them as split=...")
     parts = splits[chosen]
-    if [number for number, _, _ in parts] != list(range(parts[0][1])):
-        raise ValueError(f"{path} has {len(parts)} files of {chosen!r}, not all of {parts[0][1]}")
+    count = max(count for _, count, _ in parts)
+    if [(number, of) for number, of, _ in parts] != [(i, count) for i in range(count)]:
+        raise ValueError(f"{path} has {len(parts)} files of {chosen!r}, not all of {count}")
     return chosen, [file for _, _, file in parts]

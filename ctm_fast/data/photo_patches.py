@@ -44,8 +44,8 @@ class PhotoPatches(ImageDataset):
     Args:
         size: side of a crop in pixels.
         stride: distance of neighbouring crops in pixels.
-        photos: names out of `PHOTOS`; None takes every one that is installed, and `info()` tells
-            which these are.
+        photos: names out of `PHOTOS`, or one text with commas between them; None takes every one
+            that is installed, and `info()` tells which these are.
 
     Raises:
         ImportError: if no photo, or not a requested one, is installed.
@@ -103,7 +103,7 @@ def _installed(photos: Sequence[str] | None) -> tuple[str, ...]:
             )
         return found
     if isinstance(photos, str):
-        photos = (photos,)
+        photos = photos.split(",")
     if not photos or set(photos) - set(PHOTOS):
         raise ValueError(f"unknown photos {tuple(photos)}; choose from {tuple(PHOTOS)}")
     for name in photos:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from PIL import Image
 
@@ -49,6 +50,11 @@ RULES: dict[str, Callable[[Image.Image, int], Image.Image]] = {
     "crop": crop_then_resize,
     "adm": adm,
 }
+
+
+def resize_details(size: int | None, resize: str) -> dict[str, Any]:
+    """What a report says about a data set's options `size` and `resize`; JSON types only."""
+    return {} if size is None else {"size": size, "resize": resize}
 
 
 def check_resize(size: int | None, resize: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral
@@ -37,16 +38,26 @@ def slerp(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
 
     Source: Shoemake 1985; Song et al. 2021 (DDIM), Appendix D.5.
     """
-    one, other = first.flatten().double(), second.flatten().double()
-    lengths = one.norm() * other.norm()
-    cosine = (one @ other / lengths).clamp(-1, 1) if lengths > 0 else torch.ones(())
-    angle, w = cosine.acos(), weights.double().to(first.device).reshape(-1, *[1] * first.ndim)
-    if torch.sin(angle) > PARALLEL:
-        shares = torch.sin((1 - w) * angle) / torch.sin(angle), torch.sin(w * angle) / angle.sin()
-    elif cosine > 0:
-        shares = 1 - w, w
-    else:
+    angle = _angle(first, second)
+    if angle > math.pi / 2 and torch.sin(angle) <= PARALLEL:
         raise ValueError("the points lie in opposite directions; there is no shortest arc")
+    return _arc(first, second, weights)
+
+
+def _angle(first: Tensor, second: Tensor) -> Tensor:
+    """Angle between two points, () float64; 0 if one of them is 0."""
+    one, other = first.flatten().double(), second.flatten().double()
+    cosine = one @ other / (one.norm() * other.norm())
+    return cosine.nan_to_num(1.0).clamp(-1, 1).acos()
+
+
+def _arc(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
+    """`slerp` without its check, which waits for the device."""
+    angle, w = _angle(first, second), weights.double().reshape(-1, *[1] * first.ndim)
+    w = w.to(first.device)
+    sine = torch.sin(angle)
+    arc, straight = [torch.sin((1 - w) * angle) / sine, torch.sin(w * angle) / sine], [1 - w, w]
+    shares = [torch.where(sine > PARALLEL, a, b) for a, b in zip(arc, straight, strict=True)]
     mixed = shares[0].to(first.dtype) * first + shares[1].to(first.dtype) * second
     mixed = torch.where(w == 0, first, mixed)
     return torch.where(w == 1, second, mixed)
@@ -133,7 +144,7 @@ class _Ends:
         else:
             noise = noise_for(seeds, INITIAL, self.order.shape, dtype=sampler.state_dtype)
             states = list(noise * sampler.sigmas[0])
-        return _Noises(seeds, sampler.sigmas, weights, states)
+        return _Noises(seeds, sampler.sigmas, weights.to(device), states)
 
 
 class _Noises(SeededNoise):
@@ -147,9 +158,9 @@ class _Noises(SeededNoise):
 
     def __call__(self, sigma: Tensor, sigma_to: Tensor) -> Tensor:
         first, second = super().__call__(sigma, sigma_to)
-        return slerp(first, second, self.weights)
+        return _arc(first, second, self.weights)
 
     def corrector(self, i: int, again: int) -> Tensor:
         """Unit noise of Langevin corrections, (frames, C, H, W)."""
         first, second = super().corrector(i, again)
-        return slerp(first, second, self.weights)
+        return _arc(first, second, self.weights)

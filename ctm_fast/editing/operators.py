@@ -201,11 +201,14 @@ class Colourisation(Operator):
 
     def measure(self, images: Tensor) -> Tensor:
         """Luma, (batch, 1, H, W)."""
-        return (images * self._column(images)).sum(1, keepdim=True)
+        # Numbers and no tensor of weights, which a GPU would have to wait for in every step.
+        red, green, blue = (w * images[:, i : i + 1] for i, w in enumerate(self.weights))
+        return red + green + blue
 
     def spread(self, measured: Tensor) -> Tensor:
         """w m / |w|^2 with the weights w, (batch, 3, H, W)."""
-        return measured * self._column(measured) / sum(weight**2 for weight in self.weights)
+        square = sum(weight**2 for weight in self.weights)
+        return torch.cat([weight / square * measured for weight in self.weights], 1)
 
     def measured_shape(self, shape: Shape) -> Shape:
         """(1, H, W).
@@ -216,9 +219,6 @@ class Colourisation(Operator):
         if len(shape) != 3 or shape[0] != 3:
             raise ValueError(f"the model's images are {shape}; colours need (3, H, W)")
         return 1, *shape[1:]
-
-    def _column(self, like: Tensor) -> Tensor:
-        return torch.tensor(self.weights, dtype=like.dtype, device=like.device).reshape(3, 1, 1)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 MAX_BYTES = 32 << 30  # of one array; 50,000 images of 256x256 pixels have 10 GB
+MAX_RATIO = 200  # uncompressed to compressed, for arrays above RATIO_FROM bytes
+RATIO_FROM = 1 << 26
 _KINDS = "biufU"
 _DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError)
 
@@ -81,10 +83,14 @@ def _read(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
     with archive.open(info) as member:
         try:
             version = np.lib.format.read_magic(member)
-            reader = {(1, 0): "read_array_header_1_0", (2, 0): "read_array_header_2_0"}[version]
-            shape, _, dtype = getattr(np.lib.format, reader)(member)
+            if version != (1, 0):
+                # Later ones are for structures; NumPy would read a header of up to 4 GiB first.
+                raise ValueError(f".npy version {version}, allowed is (1, 0)")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(member)
             header = member.tell()
-        except (ValueError, KeyError) as error:
+        except _DAMAGE:
+            raise
+        except Exception as error:  # NumPy evaluates the header, which raises many kinds
             raise ValueError(f"{path}: {name} is no plain array: {error}") from None
     if dtype.hasobject or dtype.kind not in _KINDS:
         raise ValueError(
@@ -97,5 +103,13 @@ def _read(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
             f"{path}: {name} claims {size} bytes and has {info.file_size - header}; allowed are "
             f"the same number, at most {MAX_BYTES}"
         )
+    packed = min(info.compress_size, path.stat().st_size)
+    if size > max(RATIO_FROM, packed * MAX_RATIO):
+        raise ValueError(
+            f"{path}: {name} unpacks from {packed} to {size} bytes, allowed is {MAX_RATIO} to 1"
+        )
     with archive.open(info) as member:
-        return np.lib.format.read_array(member, allow_pickle=False)
+        try:
+            return np.lib.format.read_array(member, allow_pickle=False)
+        except ValueError as error:
+            raise ValueError(f"{path}: {name} is damaged: {error}") from None

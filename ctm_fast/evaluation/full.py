@@ -204,11 +204,15 @@ def _number(
     value = min(values) if smallest else sum(values) / len(values)
     way = f"{'smallest' if smallest else 'mean'} of {len(values)} seed ranges"
     notes, width = list(common.notes), common.extractor["width"]
-    if name == "fid" and common.samples <= width:
-        notes.append(
-            f"{common.samples} samples for {width} features: the covariance is singular, the "
-            "distance too large"
-        )
+    counts = {"samples": common.samples}
+    if reference is not None and type(reference.card.get("samples")) is int:
+        counts["reference images"] = reference.card["samples"]
+    for what, count in counts.items():
+        if name == "fid" and count <= width:
+            notes.append(
+                f"{count} {what} for {width} features: the covariance is singular, the distance "
+                "too large"
+            )
     against = None
     if reference is not None:
         used = reference.features if reference.features is not None and name != "fid" else None

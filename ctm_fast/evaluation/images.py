@@ -16,6 +16,12 @@ from .pixels import pixels_of, uint8_rule
 
 LABELS = ("uniform", "balanced")
 
+# Of a sampler, for the card where they are set; the rest of what matters has its own entry there.
+OPTIONS = (
+    *("S_churn", "S_min", "S_max", "S_noise", "eta", "renoise", "rho", "edges", "landings"),
+    *("corrector_steps", "snr"),
+)
+
 _LABEL = 0x6C6162656C  # keeps these streams apart from others with the same seed
 
 
@@ -90,14 +96,13 @@ class SampledImages:
             "nfe": s.nfe,
             "sampler": {
                 "kind": s.model.kind,
+                "model": getattr(s.model, "taken", "") or None,
                 "method": s.method,
                 "steps": s.steps,
                 "gamma": s.gamma,
                 "sigmas": [float(sigma) for sigma in s.sigmas],
                 "options": {
-                    name: getattr(s, name)
-                    for name in ("S_churn", "S_min", "S_max", "S_noise", "eta", "renoise", "rho")
-                    if getattr(s, name) is not None
+                    name: getattr(s, name) for name in OPTIONS if getattr(s, name) is not None
                 },
                 "clip": s.clip,
                 "dtype": None if s.dtype is None else str(s.dtype).removeprefix("torch."),
@@ -141,4 +146,5 @@ class StoredImages:
             "nfe": None,
             "sampler": None,
             "data": self.dataset.name,
+            "data_details": self.dataset.details() or None,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,6 +50,8 @@ def _is(found: Measured, reference: Reference | None, seed: int) -> Scores:
     assert found.logits is not None
     splits = min(SPLITS, len(found.logits))
     mean, deviation = inception_score(found.logits, splits, seed)
+    # torch.chunk makes parts of one size, which can be fewer than asked for.
+    splits = math.ceil(len(found.logits) / math.ceil(len(found.logits) / splits))
     words = f"exp of the mean KL divergence over {splits} splits, shuffle seed {seed}"
     return {"is": (mean, f"mean {words}"), "is_std": (deviation, f"std of {words}")}
 

@@ -24,7 +24,7 @@ from .inputs import (
 
 LEVELS = 2  # what a stream of random numbers is for, beside the seed of the image
 CONTROL = 0.5  # share of a Gaussian's scatter that is taken off; 1 is best for Gaussian data
-FIRST_NOISE = 201  # noise k of the image's seed is 201 + k; apart from a sampler's steps
+FIRST_NOISE = 2**61  # noise k of the image's seed is this + k; no sampler counts that far
 
 
 def elbo(
@@ -46,7 +46,9 @@ def elbo(
         - E|x - D(x + sigma_min n)|^2/(2 sigma_min^2) - d/2 ln(2 pi sigma_min^2)
 
     It holds for the density of the images themselves (no noise) under the reverse-time SDE; for an
-    exact denoiser that is the density of the flow, for a trained one it may differ. Levels are
+    exact denoiser that is the density of the flow, for a trained one it may differ. Images that lie
+    off what the denoiser takes for the data by r cost r^2/sigma_min^2 nats, twice what they cost in
+    the flow's density at sigma_min: see `ctm_fast.likelihood.dequantise`. Levels are
     drawn in proportion to what the integrand is for Gaussian data, sd^2/(sd^2 + sigma^2) per
     d ln(sigma), stratified over the samples of an image. Dequantise images of grey levels first,
     and turn the result into bits/dim with `ctm_fast.likelihood.bits`.

@@ -13,6 +13,12 @@ dimension, so that bits/dim = -log p/(d ln 2) - log2(w).
   model of few levels notices.
 * None: images are taken as they are, dequantised already as in "published" (or continuous: then
   bits/dim say how much a level of that width would take). Their range is not looked at.
+
+A model that was trained on the grey levels themselves knows images between them only as far as its
+sigma_min blurs them. A perfect one of the usual levels (w = 0.0078, sigma_min = 0.002) loses 0.12
+bits/dim in this way, one of the digits (w = 0.125, sigma_min = 0.01) 7.1: there bits/dim rise again
+when training reaches the lowest levels. They are honest bounds, but compare models of one sigma_min
+and training only. The ELBO loses more than twice as much.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from ..solvers.per_image import EachIntegration, heun_each, integrate_each
 from .divergence import check_gradient, rademacher, resolve_trace, traced
 from .inputs import (
     batches,
+    check_differentiable,
     checked_class_labels,
     checked_images,
     checked_model,
@@ -96,10 +97,12 @@ class Flow:
             sigma: level that the images are at; by default the model's sigma_min.
 
         Raises:
-            ValueError: for models without score or gradients, and images or labels that do not fit.
+            ValueError: for models without score or gradients, as one that a classifier guides, and
+                images or labels that do not fit.
             SolverError: if the tolerance cannot be met.
         """
         model = checked_model(model)
+        check_differentiable(model)
         x = checked_images(model, images, self.dtype)
         classes = checked_class_labels(model, labels, len(x))
         seeds, device = as_seeds(seed, len(x)), device_of(model, x)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..inference.tables import Tabulated
 from ..sampler.arguments import checked_labels, image_shape
 from ..sampler.engine import evaluating
-from ..wrappers import wrap
+from ..wrappers import ClassifierGuided, wrap
 
 HALVES = (torch.float16, torch.bfloat16)
 STATES = (torch.float32, torch.float64)
@@ -45,6 +45,16 @@ def checked_model(model: Any) -> Any:
                 "weights and dtype=None"
             )
     return model
+
+
+def check_differentiable(model: Any) -> None:
+    """Raise ValueError for a model with a classifier's part, through which no gradient flows."""
+    for part in model.modules() if isinstance(model, nn.Module) else []:
+        if isinstance(part, ClassifierGuided) and part.weight != 0:
+            raise ValueError(
+                "no gradient flows through a classifier's part, so the likelihood by the ODE would "
+                "leave out its trace; give the model without its classifier, or use elbo"
+            )
 
 
 def sigma_range(model: Any) -> tuple[float, float]:

@@ -142,6 +142,8 @@ def _architecture(model: str) -> Any:
 def _load(net: nn.Module, state: Mapping[str, Tensor], refusal: str) -> None:
     own = net.state_dict()
     missing = sorted(k for k in own if k not in state and not k.startswith(_UNUSED))
+    # As PyTorch does: files of its early versions have no counts, which nothing here reads.
+    missing = [k for k in missing if not k.endswith(".num_batches_tracked")]
     unknown = sorted(k for k in state if k not in own and not k.startswith(_UNUSED))
     shapes = sorted(k for k in own if k in state and state[k].shape != own[k].shape)
     for what, names in (

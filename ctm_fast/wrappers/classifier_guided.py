@@ -89,8 +89,7 @@ class ClassifierGuided(Group):
         modules = list(self.modules())
         modes = [module.training for module in modules]
         tensor = next((t for t in (*self.parameters(), *self.buffers())), torch.zeros(()))
-        size = int(self.img_resolution)
-        black = torch.zeros(1, self.img_channels, size, size, device=tensor.device)
+        black = torch.zeros(1, *self.img_shape, device=tensor.device)
         try:
             for module in modules:
                 module.training = False

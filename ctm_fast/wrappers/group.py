@@ -38,6 +38,8 @@ class Group(nn.Module):
         for name in ("kind", "img_channels", "img_resolution"):
             if len(values := {getattr(member, name) for member in members}) > 1:
                 raise ValueError(f"the models have different {name}: {sorted(values, key=str)}")
+        if len(shapes := {shape_of(member) for member in members}) > 1:
+            raise ValueError(f"the models have images of different shapes: {sorted(shapes)}")
         self.members = tuple(members)
         modules = [member for member in members if isinstance(member, nn.Module)]
         self.modules_of_members = nn.ModuleList(modules)
@@ -98,6 +100,25 @@ class Group(nn.Module):
         return int(self.members[0].img_resolution)
 
     @property
+    def img_shape(self) -> tuple[int, ...]:
+        """Shape of one image, (C, H, W)."""
+        return shape_of(self.members[0])
+
+    @property
+    def ode_range(self) -> tuple[float, float]:
+        """Smallest and largest level of an ODE sampler: those that all members have."""
+        lows, highs = zip(*(ode_range_of(member) for member in self.members), strict=True)
+        return max(lows), min(highs)
+
+    def even_sigmas(self, steps: int) -> Tensor | None:
+        """As of the members, see `Denoiser.even_sigmas`; None if they do not agree."""
+        ways = [getattr(member, "even_sigmas", None) for member in self.members]
+        found = [None if way is None else way(steps) for way in ways]
+        first = found[0]
+        agree = first is not None and all(f is not None and torch.equal(f, first) for f in found)
+        return first if agree else None
+
+    @property
     def label_dim(self) -> int:
         """Number of classes that a caller may name; 0 where no member takes any."""
         return max(int(member.label_dim) for member in self.members)
@@ -111,6 +132,18 @@ class Group(nn.Module):
 def level_of(member: Any, level: Tensor | float, x: Tensor) -> Tensor | float:
     """Level as a member takes it: (batch,), or as it is for a `Denoiser` and for a group."""
     return level if isinstance(member, Denoiser | Group) else per_sample(level, x)
+
+
+def shape_of(member: Any) -> tuple[int, ...]:
+    """Shape of a member's images, (C, H, W): square ones unless it says otherwise."""
+    size = int(member.img_resolution)
+    return tuple(getattr(member, "img_shape", None) or (int(member.img_channels), size, size))
+
+
+def ode_range_of(member: Any) -> tuple[float, float]:
+    """Smallest and largest level that an ODE sampler of a member visits."""
+    low, high = getattr(member, "ode_range", (member.sigma_min, member.sigma_max))
+    return float(low), float(high)
 
 
 def calls_of(member: Any) -> int:

@@ -35,7 +35,8 @@ class Guided(Group):
 
     Raises:
         ValueError: for models that do not fit together, a weight that is not finite, an
-            unconditional model without `bad`, or a null label beside `bad`.
+            unconditional model without `bad`, one that takes integer labels without `bad` and null
+            label, or a null label beside `bad`.
 
     Source: SCT, Section 4.4; autoguidance, Eq. 3.
     """
@@ -55,6 +56,12 @@ class Guided(Group):
             raise ValueError(f"the guidance weight is {weight}; it must be finite")
         if bad is None and int(good.label_dim) == 0:
             raise ValueError("an unconditional model has no labels to leave out; give bad=")
+        weights = getattr(getattr(good, "net", None), "one_hot", True)
+        if bad is None and null_label is None and not weights and weight != 1:
+            raise ValueError(
+                "the callable takes integer labels: say which one stands for none, "
+                "Guided(wrap(...), null_label=...)"
+            )
         if bad is not None and null_label is not None:
             raise ValueError(f"null_label={null_label} with bad=: nothing is left out then")
         same_end(members)

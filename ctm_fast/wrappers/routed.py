@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..denoiser import per_sample
 from ..sigmas import SigmaRange, partition
-from .group import Group, calls_of, labels_for, level_of, same_end
+from .group import Group, calls_of, labels_for, level_of, ode_range_of, same_end
 
 
 class Routed(Group):
@@ -59,6 +59,11 @@ class Routed(Group):
     def of(self, members: Sequence[Any]) -> Routed:
         """The same ranges with other models."""
         return Routed(members, self.boundaries)
+
+    @property
+    def ode_range(self) -> tuple[float, float]:
+        """From the lowest level of the first member to the highest of the last one."""
+        return ode_range_of(self.members[0])[0], ode_range_of(self.members[-1])[1]
 
     @property
     def settings(self) -> tuple[Any, ...]:

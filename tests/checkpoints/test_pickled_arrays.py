@@ -33,6 +33,13 @@ def test_numbers(value, protocol):
     assert found == value.item() and type(found) is type(value.item())
 
 
+def test_a_dtype_without_end_is_not_shown():
+    doubled = b")q\x00" + b"0h\x00h\x00\x86q\x00" * 25  # its text has 2**25 parts
+    content = b"\x80\x02cnumpy\ndtype\n" + doubled + b"\x85R."
+    with pytest.raises(ValueError, match="NumPy dtype of a tuple; it may not"):
+        read_pickle(io.BytesIO(content), ARRAYS)
+
+
 def test_big_endian_numbers():
     kind = Kind("f8", False, True)
     kind.build((3, ">", None, None, None, -1, -1, 0))

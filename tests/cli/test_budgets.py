@@ -18,6 +18,15 @@ def test_larger_budgets_do_not_do_less() -> None:
         assert small.student.steps < large.student.steps
 
 
+def test_adversarial_term_has_as_many_steps_of_the_student() -> None:
+    for budget in BUDGETS.values():
+        gan, total = budget.gan_objective.gan, budget.gan_student.steps
+        assert sum(gan.generates(step) for step in range(total)) == budget.student.steps
+        assert not any(gan.judges(step) for step in range(budget.student.steps // 2))
+        for name in ("num_scales", "levels", "distance", "density"):
+            assert getattr(budget.gan_objective, name) == getattr(budget.objective, name)
+
+
 def test_networks_exist_and_levels_fit_the_grid() -> None:
     for budget in BUDGETS.values():
         models.build(budget.net, **budget.net_options)

@@ -25,18 +25,24 @@ def folder(root, shape=(9, 6, 3)):
 
 def test_report_and_files(tmp_path, capsys) -> None:
     source, out = folder(tmp_path / "pets"), tmp_path / "new" / "report"
-    words = ["--size", "4", "--resize", "adm", "--out", str(out)]
+    words = ["--data-options", "size=4", "resize=adm", "--out", str(out)]
     assert main(["data", str(source), *words]) == 0
     printed = capsys.readouterr().out
     facts = json.loads((out / "data.json").read_text())
-    assert facts["source"] == str(source) and facts["options"] == {"size": 4, "resize": "adm"}
+    assert facts["source"] == str(source) and facts["options"] == ["size=4", "resize=adm"]
     assert facts["shape"] == [3, 4, 4] and facts["repeated"] == 1
     assert facts["label"]["names"] == ["cat", "dog"] and facts["label"]["counts"] == [3, 2]
     dataset = datasets.open(source, size=4, resize="adm")
     assert facts["pixels"]["sigma_data"] == pytest.approx(dataset.sigma_data)
     text = (out / "data.txt").read_text()
     assert text in printed
-    for line in ("folder of images", "5, 3 x 4 x 4", "2 classes of 2 to 3 images", "1 images"):
+    for line in (
+        f"{source} size=4 resize=adm",
+        "folder of images",
+        "5, 3 x 4 x 4",
+        "2 classes of 2 to 3 images",
+        "1 images",
+    ):
         assert line in text
     assert f"sigma_data   {dataset.sigma_data:.6f}" in text
     with Image.open(out / "samples.png") as sheet:
@@ -55,7 +61,10 @@ def test_nothing_is_written_without_out(tmp_path, capsys, monkeypatch) -> None:
     ("words", "message"),
     [
         (["nowhere"], "unknown data nowhere; allowed are 'digits'"),
-        (["digits", "--size", "8"], "unknown options ['size'] for digits; allowed are ['flip']"),
+        (
+            ["digits", "--data-options", "size=8"],
+            "unknown options ['size'] for digits; allowed are ['flip']",
+        ),
         (["digits", "--images", "0"], "images must be at least 1, got 0"),
     ],
 )

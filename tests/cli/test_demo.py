@@ -62,6 +62,24 @@ def test_demo_writes_everything_and_repeats_itself(tiny, tmp_path, capsys) -> No
     assert torch.equal(first, again)
 
 
+def test_demo_with_the_adversarial_term(tiny, tmp_path, capsys) -> None:
+    assert main(["demo", "--out", str(tmp_path), "--gan"]) == 0
+    assert "CTM + GAN distillation, 5 steps" in capsys.readouterr().out  # 1, then 2 of either
+    rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
+    assert [(row["name"], row["nfe"]) for row in rows[6:]] == [
+        ("CTM + GAN", 1), ("CTM + GAN", 2), ("CTM + GAN", 4), ("CTM + GAN", 8),
+    ]  # fmt: skip
+    log = [json.loads(x) for x in (tmp_path / "student-gan/log.jsonl").read_text().splitlines()]
+    terms = [set(line["loss"]) for line in log]
+    assert terms[0] == {"ctm", "dsm"}
+    assert {"discriminator"} in terms
+    assert {"ctm", "dsm", "gan"} in terms
+    plain, adversarial = (load(tmp_path / f"{name}.safetensors") for name in ("model", "model-gan"))
+    pairs = zip(plain.parameters(), adversarial.parameters())
+    assert any(not torch.equal(a, b) for a, b in pairs)
+    assert (tmp_path / "loss-student-gan.png").exists()
+
+
 def test_an_interrupted_demo_continues_to_the_same_model(tiny, tmp_path, monkeypatch) -> None:
     straight, halves = tmp_path / "a", tmp_path / "b"
     assert main(["demo", "--out", str(straight)]) == 0

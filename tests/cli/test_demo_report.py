@@ -31,7 +31,7 @@ def test_content() -> None:
         sigma_data=0.75,
         config={},
         environment={},
-        seconds=(60.0, 90.0),
+        seconds={"teacher": 60.0, "student": 90.0},
     )
     assert [row.name for row in page.rows] == ["real / real", "teacher", "CTM", "CTM"]
     assert "1.0 minutes" in page.summary and "1.5 minutes" in page.summary

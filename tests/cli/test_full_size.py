@@ -45,6 +45,12 @@ def test_reference_file(digits_file, plug_in, tmp_path, capsys) -> None:
     assert "statistics of 20 images\n" in capsys.readouterr().out
     with np.load(tmp_path / "a.npz") as stored:
         assert "features" not in stored
+    words = ("--reference-from", "photo-patches", "--reference-out", str(tmp_path / "b.npz"))
+    options = ("--data-options", "size=8", "stride=64", "flip=true", "photos=china")
+    assert main(["evaluate", *words, *options, "--num", "20", *plug_in]) == 0
+    with np.load(tmp_path / "b.npz") as stored:
+        told = json.loads(str(stored["ctm_fast_card"]))["data_details"]
+    assert told["stride"] == 64 and told["flip"] is True and list(told["photos"]) == ["china"]
 
 
 def test_a_model(digits_file, plug_in, student_file, tmp_path, capsys) -> None:
@@ -133,6 +139,8 @@ def test_refusals(student_file, digits_file, plug_in, tmp_path, capsys) -> None:
     assert "--reference and --weights need --metrics" in refused(
         capsys, "--model", str(student_file), "--reference", str(digits_file)
     )
+    assert "--num must be at least 1, got 0" in refused(capsys, *model, "--num", "0")
+    assert "--batch-size must be at least 1" in refused(capsys, *model, "--batch-size", "0")
     assert "--repeats must be at least 1" in refused(capsys, *model, "--repeats", "0")
     assert "--repeats is for models" in refused(
         capsys, "--samples", "a.npz", "--metrics", "fid", "--repeats", "2"

@@ -5,6 +5,7 @@ import pytest
 from ctm_fast.cli import main
 from ctm_fast.cli import main as entry
 from ctm_fast.cli.main import COMMANDS, parsed
+from ctm_fast.trainer import Alarmed
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -66,6 +67,7 @@ def test_failures_give_one_line_and_status_1(capsys, tmp_path) -> None:
         (KeyboardInterrupt(), 130, "the same command continues"),
         (ValueError("no\nsuch thing"), 1, "no such thing"),
         (PermissionError(13, "Permission denied", "runs"), 1, "Permission denied"),
+        (Alarmed(7, ["divergence of ctm: so much"], "a.safetensors"), 1, "last checkpoint: a.saf"),
     ],
 )
 def test_status_of_what_a_command_raises(error, status, message, capsys, monkeypatch) -> None:

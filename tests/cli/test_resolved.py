@@ -38,6 +38,23 @@ def test_every_preset_can_be_shown(name, capsys) -> None:
     assert sources.items() <= {row: source for row, (_, source) in rows.items()}.items()
 
 
+def test_what_it_will_cost(capsys) -> None:
+    told = shown(capsys, "--preset", "ctm-cifar10")[""][0]
+    assert "student 60.4 M, teacher 55.73 M" in told
+    assert "teacher 23.3, student with gradient 2" in told and "E[n] = 11.67" in told
+    assert "no GPU result is committed; not estimated" in told
+    assert "1 process, microbatch 256: weights" in told
+    assert "E[n]" not in shown(capsys, "--preset", "edm-cifar10")[""][0]
+    few = shown(capsys, "--preset", "ctm-cifar10", "--microbatch", "4", "--steps", "1")[""][0]
+    assert "256 a step, 256 in all" in few and "1 process, microbatch 4: " in few
+
+
+def test_a_long_value_does_not_push_the_others_sources_away(capsys) -> None:
+    assert main(["train", "--dry-run", "--preset", "ctm-cifar10-gan"]) == 0
+    (lr,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("train.lr "))
+    assert len(lr) < 150
+
+
 def test_what_the_command_line_changes(capsys) -> None:
     words = ["--lr", "0.5", "objective:tcm", "--objective.boundary-share", "0.5"]
     rows = shown(capsys, "--preset", "tcm-digits-stage2", *words)

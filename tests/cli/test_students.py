@@ -14,7 +14,7 @@ SMALL = {"model_channels": 32, "channel_mult": (1, 2), "num_blocks": 1}
 DIGITS = data.open("digits")
 KINDS = {
     **dict.fromkeys(["cm", "ict", "ect", "sct", "tcm", "scm"], "consistency"),
-    **dict.fromkeys(["ctm", "meanflow", "ayf"], "trajectory"),
+    **dict.fromkeys(["ctm", "ctm_gan", "meanflow", "ayf"], "trajectory"),
     **dict.fromkeys(["dsm", "pd"], "denoiser"),
 }
 
@@ -78,3 +78,22 @@ def test_new_denoiser_takes_its_kind_from_what_it_is_asked_for() -> None:
     assert new_denoiser("digits", DIGITS, 0, kind="consistency", **SMALL).kind == "consistency"
     assert new_denoiser("digits", DIGITS, 0, kind="trajectory", **SMALL).net.has_destination
     assert new_denoiser("digits", DIGITS, 0, destination=True, **SMALL).kind == "trajectory"
+
+
+def test_published_scalings_and_no_classes() -> None:
+    options = {**SMALL, "label_dim": 0}
+    model = student_for(OBJECTIVES["dsm"](), DIGITS, None, options=options, sigma_data=0.5)
+    assert (model.sigma_data, model.label_dim) == (0.5, 0)
+
+
+def test_the_model_of_an_earlier_run_goes_on(teacher_file, student_file) -> None:
+    objective, teacher, begun = OBJECTIVES["ctm"](), load(teacher_file), load(student_file)
+    assert student_for(objective, DIGITS, teacher, student=begun) is begun
+    known = (begun.sigma_min, begun.sigma_max)
+    assert student_for(objective, DIGITS, teacher, student=begun, sigma_range=known) is begun
+    with pytest.raises(ValueError, match=r"--student was trained for levels in"):
+        student_for(objective, DIGITS, teacher, student=begun, sigma_range=(0.01, 3.0))
+    with pytest.raises(ValueError, match="the teacher has 10 classes, not label_dim=0"):
+        student_for(objective, DIGITS, teacher, student=begun, options={"label_dim": 0})
+    with pytest.raises(ValueError, match="objective:ctm needs --teacher"):
+        student_for(objective, DIGITS, None, student=begun)

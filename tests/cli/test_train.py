@@ -45,6 +45,19 @@ def test_student_of_a_teacher_resumes_by_itself(tmp_path, teacher_file) -> None:
         assert torch.equal(p, q), name
 
 
+def test_tensorboard_shows_the_previews_of_a_model_that_jumps(tmp_path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    mode = ["--tensorboard", "objective:ctm", "--objective.self-teacher", "jump"]
+    assert train(tmp_path, *mode, steps=1) == 0
+    shown = EventAccumulator(str(tmp_path / "tensorboard"))
+    shown.Reload()
+    names = [f"nfe{n}" for n in (1, 2, 4)]
+    assert sorted(shown.Tags()["images"]) == [f"preview/{name}" for name in names]
+    files = sorted(path.name for path in (tmp_path / "previews").iterdir())
+    assert files == [f"step-000001-{name}.png" for name in names]
+
+
 def test_student_without_a_teacher(tmp_path) -> None:
     mode = ["objective:ctm", "--objective.self-teacher", "jump", "--objective.num-scales", "4"]
     assert train(tmp_path, *mode, steps=1) == 0
@@ -104,6 +117,34 @@ def test_preset_values_are_defaults_that_the_command_line_changes(tmp_path, teac
 def test_objectives_that_refer_to_the_data_set_get_it(tmp_path, teacher_file) -> None:
     words = ["--teacher", str(teacher_file), "objective:sct", "--objective.reference", "data"]
     assert train(tmp_path, *words, steps=1) == 0
+
+
+def test_a_run_begins_with_the_model_of_another(tmp_path, teacher_file, student_file) -> None:
+    words = ["--teacher", str(teacher_file), "--student", str(student_file), "--lr", "1e-30"]
+    levels = ["objective:ctm", "--objective.num-scales", "4"]
+    assert train(tmp_path, *words, "--ema", "0.5", *levels, steps=1) == 0
+    begun, known = load(tmp_path / "model.safetensors"), load(student_file)
+    for (name, p), q in zip(begun.named_parameters(), known.parameters(), strict=True):
+        torch.testing.assert_close(p, q, msg=name)
+
+
+def test_augmented_teacher(tmp_path) -> None:
+    small = ["model_channels=32", "channel_mult=1,2", "num_blocks=1", "augment_dim=9"]
+    words = ["--augment", "0.5", "--net-options", *small, "objective:dsm"]
+    assert train(tmp_path, *words, steps=1) == 0
+    assert load(tmp_path / "model.safetensors").net.augment_dim == 9
+
+
+def test_students_that_do_not_suit(tmp_path, teacher_file, capsys) -> None:
+    teacher = ["--teacher", str(teacher_file)]
+    for words, message in [
+        ([*teacher, "--student", str(teacher_file), "objective:ctm"], "of kind 'trajectory', but"),
+        ([*teacher, "--net-options", "label_dim=3", "objective:ctm"], "the teacher has 10 classes"),
+    ]:
+        assert train(tmp_path, *words) == 1
+        assert message in capsys.readouterr().err
+    assert main(["train", "--preset", "ctm-imagenet64-gan", "--data", "digits", *teacher]) == 1
+    assert "continues another run's model: --student MODEL" in capsys.readouterr().err
 
 
 def test_preset_refusals(tmp_path, teacher_file, capsys) -> None:

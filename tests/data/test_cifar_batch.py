@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pickle
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,6 +116,46 @@ def test_an_array_that_claims_more_than_it_has():
     content = batch(0).replace(b"M\x04\x00M\x00\x0c\x86", b"M\x05\x00M\x00\x0c\x86")
     with pytest.raises(ValueError, match=r"array \(5, 3072\) of other length"):
         read_batch(content, "f")
+
+
+# Tuples of themselves, whose text has 2**200 parts, and tuples in each other beyond any recursion.
+DOUBLED = b")q\x00" + b"0h\x00h\x00\x86q\x00" * 200
+NESTED = b")" + b"\x85" * 100_000
+ARRAY = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+BYTE = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R"
+
+
+PLACES = [
+    (b"\x80\x02cnumpy\ndtype\n", b"\x85R."),
+    (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00a", b"\x86R."),
+    (b"\x80\x02" + ARRAY + b"(K\x01", BYTE + b"\x89U\x00tb."),
+    (b"\x80\x02" + ARRAY + b"(K\x01K\x02", b"\x86" + BYTE + b"\x89U\x00tb."),
+]
+ONE_BY_ONE = """
+import sys
+from ctm_fast.data.cifar_batch import read_batch
+for line in sys.stdin:
+    try:
+        read_batch(bytes.fromhex(line), "f")
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_values_without_end_are_not_shown():
+    contents = [before + value + after for before, after in PLACES for value in (DOUBLED, NESTED)]
+    lines = "\n".join(content.hex() for content in contents)
+    # In a process of its own: what goes on for ever cannot be stopped from within.
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_BY_ONE],
+        cwd=Path(__file__).resolve().parents[2],
+        input=lines.encode(),
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    said = done.stdout.decode().splitlines()
+    assert len(said) == len(contents) and all(line.startswith("f: ") for line in said)
 
 
 def test_damaged_batches_give_a_dictionary_or_a_value_error():

@@ -40,7 +40,8 @@ def archive(tmp_path):
     members["dataset.json"] = json.dumps({"labels": labels[::-1]})
     members["__MACOSX/._img.png"] = b"no image"
     members["readme.txt"] = b"no image"
-    return write(tmp_path / "tiny-6x6.zip", members)
+    # The order of the set is that of the names, not that of the archive.
+    return write(tmp_path / "tiny-6x6.zip", dict(reversed(members.items())))
 
 
 def all_pixels(count=COUNT):

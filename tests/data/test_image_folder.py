@@ -124,6 +124,22 @@ def test_classes_called_like_splits_stay_classes(tmp_path):
     assert data.open(tmp_path / "vehicles").class_names == ("car", "train")
 
 
+def test_links_to_classes_are_followed_and_end(tmp_path):
+    for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
+        write(tmp_path / "whole", name, pixels(0))
+    write(tmp_path / "subset", "ant/1.png", pixels(1))
+    (tmp_path / "subset" / "cat").symlink_to(tmp_path / "whole" / "cat")
+    (tmp_path / "subset" / "loop").symlink_to(tmp_path / "subset")
+    found = data.open(tmp_path / "subset")
+    assert found.class_names == ("ant", "cat") and found.labels(range(3)).tolist() == [0, 1, 1]
+    # Two folders with links to each other.
+    write(tmp_path / "a", "x/1.png", pixels(0))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "b").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "a").symlink_to(tmp_path / "a")
+    assert len(data.open(tmp_path / "a")) == 1
+
+
 def test_the_adm_rule_is_applied_to_rgb(tmp_path):
     from PIL import Image
 

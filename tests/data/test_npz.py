@@ -8,6 +8,7 @@ import pickle
 import random
 import threading
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -178,6 +179,21 @@ def test_hostile_archives(tmp_path):
     (tmp_path / "b.npz").write_bytes(b"\x93NUMPY no zip")
     with pytest.raises(ValueError, match=r"b.npz is not a readable zip archive"):
         data.open(tmp_path / "b.npz")
+
+
+def test_an_array_that_claims_more_than_is_stored(tmp_path):
+    # The checksum fits what is there; what the mapping would show belongs to another member.
+    path = write(tmp_path / "a.npz", images=images(6))
+    stored = bytearray(path.read_bytes())
+    entry = stored.rindex(b"PK\x01\x02")
+    size = int.from_bytes(stored[entry + 24 : entry + 28], "little")
+    stored[entry + 20 : entry + 24] = (size - 8).to_bytes(4, "little")
+    begin = stored.index(b"\x93NUMPY")
+    checksum = zlib.crc32(stored[begin : begin + size - 8])
+    stored[entry + 16 : entry + 20] = stored[14:18] = checksum.to_bytes(4, "little")
+    path.write_bytes(bytes(stored))
+    with pytest.raises(ValueError, match=r"a\.npz:images is damaged"):
+        data.open(path)
 
 
 def test_a_compression_bomb(tmp_path, monkeypatch):

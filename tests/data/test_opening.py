@@ -88,6 +88,22 @@ def test_other_files_are_unknown(tmp_path):
         data.open(tmp_path / "a.tar")
 
 
+def test_options_of_another_kind(tmp_path):
+    whole, text = "allowed is a whole number", "allowed is text"
+    for source, options, message in [
+        ("photo-patches", {"size": "8"}, f"size='8'; {whole}"),
+        ("photo-patches", {"stride": True}, f"stride=True; {whole}"),
+        ("photo-patches", {"size": None}, f"size=None; {whole}"),
+        ("photo-patches", {"photos": [1]}, r"photos=\[1\]; allowed are names"),
+        ("photo-patches", {"flip": "no"}, "flip='no'; allowed are True and False"),
+        (tmp_path, {"split": 3}, f"split=3; {text}"),
+        (tmp_path, {"resize": {}}, rf"resize=\{{\}}; {text}"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            data.open(source, **options)
+    assert data.open("photo-patches", size=np.int64(64)).shape == (3, 64, 64)
+
+
 def test_unknown_options():
     with pytest.raises(ValueError, match=r"unknown options \['size'\] for digits.*\['flip'\]"):
         data.open("digits", size=32)

@@ -51,6 +51,10 @@ def test_the_hubs_folder(tmp_path):
         assert np.array_equal(test.pixels(torch.arange(3)).numpy(), all_pixels(range(20, 23)))
         with pytest.raises(ValueError, match=r"has the splits \['test', 'train'\]; pass one"):
             data.open(source, split="val")
+    write(place / "train-00002-of-00003.parquet", table(range(5)))
+    with pytest.raises(ValueError, match="has 3 files of 'train', not all of 3"):
+        data.open(place)
+    os.remove(place / "train-00002-of-00003.parquet")
     os.remove(place / "train-00000-of-00002.parquet")
     with pytest.raises(ValueError, match="has 1 files of 'train', not all of 2"):
         data.open(place)

@@ -68,6 +68,21 @@ def test_the_arc() -> None:
         slerp(x, -x, torch.tensor([0.5]))
 
 
+def test_noise_of_the_steps_waits_for_no_device(monkeypatch) -> None:
+    """Whatever reads a tensor in a step would wait for a GPU."""
+    read, inside = [], []
+
+    def step(info) -> None:
+        inside.append(info["i"])
+
+    real = torch.Tensor.__bool__
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda t: read.append(inside[-1:]) or real(t))
+    options = dict(steps=3, gamma=0.5, corrector_steps=1, clip=False)
+    plain = Sampler(small_model(), **options)
+    Interpolator(plain)(1, 2, frames=3, callback=step)
+    assert inside == [0, 1, 2] and [0] not in read and [1] not in read
+
+
 def test_batches_do_not_matter() -> None:
     options = dict(steps=3, gamma=0.5)
     whole = Interpolator(sampler(**options))(1, 2, frames=5)

@@ -66,6 +66,14 @@ def test_white_and_black_means_leave_one_image_only(value) -> None:
         torch.testing.assert_close(clipped, torch.full((3, 3, 4, 4), value), rtol=0, atol=1e-6)
 
 
+def test_colours_bring_no_tensor_to_the_device(monkeypatch) -> None:
+    """A tensor that is made of numbers in every step would make the host wait for a GPU."""
+    operator, images = Colourisation(), torch.rand(2, 3, 4, 4)
+    monkeypatch.delattr(torch, "tensor")
+    measured = operator.measure(images)
+    torch.testing.assert_close(operator.replaced(images, measured), images)
+
+
 def test_it_is_the_papers_rotation_with_a_mask() -> None:
     """Song et al. 2023: A rotates, so that the first coordinate is the known one."""
     colour, patch = torch.tensor(Colourisation().weights).double(), torch.ones(4).double()

@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from ctm_fast.evaluation import arrays
 from ctm_fast.evaluation.arrays import array_names, read_arrays, write_arrays
 
 
@@ -66,12 +67,23 @@ def test_pickles_are_not_read(tmp_path, capsys) -> None:
         (header((2,), "O") + b"\0" * 16, "has dtype object"),
         (b"not numpy", "no plain array"),
         (b"\x93NUMPY\x09\x00", "no plain array"),
+        (b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + b" " * 99, r"version \(2, 0\), allowed is \(1"),
+        (b"\x93NUMPY\x01\x00\x40\x00" + b"[" * 64, "no plain array"),
         (header((2,))[:20], "no plain array"),
     ],
 )
 def test_headers_that_lie(content, message, tmp_path) -> None:
     path = archive(tmp_path / "a.npz", mu=content)
     with pytest.raises(ValueError, match=message):
+        read_arrays(path, ["mu"])
+
+
+def test_a_compression_bomb(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, mu=np.zeros(100_000))
+    assert read_arrays(path, ["mu"])["mu"].shape == (100_000,)
+    monkeypatch.setattr(arrays, "RATIO_FROM", 10_000)
+    with pytest.raises(ValueError, match=r"mu unpacks from \d+ to 800000 bytes, allowed is 200"):
         read_arrays(path, ["mu"])
 
 

@@ -82,6 +82,9 @@ def test_too_few_samples_are_noted() -> None:
     found = numbers([StoredImages(noise(WIDTH))], metrics=("fid",))
     assert "covariance is singular" in found["fid"].card.notes[0]
     assert not numbers([StoredImages(noise(30))], metrics=("fid",))["fid"].card.notes
+    few = reference_of(StoredImages(noise(WIDTH)), SMALL)
+    (note,) = numbers([StoredImages(noise(30))], few, ("fid",))["fid"].card.notes
+    assert note.startswith(f"{WIDTH} reference images for {WIDTH} features")
 
 
 def test_adm_file_with_images_only_and_with_moments() -> None:

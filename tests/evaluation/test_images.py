@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 from ctm_fast import Sampler, data
 from ctm_fast.evaluation import SampledImages, StoredImages
@@ -61,6 +62,20 @@ def test_described(sampler) -> None:
     assert told["seeds"] == "100-111" and told["samples"] == 12 and told["nfe"] == 2
     assert told["uint8"] == "trunc" and told["sampler"]["gamma"] == 0.5
     json.dumps(told, allow_nan=False)
+
+
+def test_a_card_tells_guidance_corrections_and_how_the_data_were_read(tmp_path) -> None:
+    guided = Sampler(tiny.denoiser(), steps=2, guidance=1.5)
+    assert "weight=1.5" in SampledImages(guided, 4).described()["sampler"]["model"]
+    corrected = Sampler(tiny.denoiser(), steps=2, corrector_steps=2, snr=0.1)
+    told = SampledImages(corrected, 4).described()["sampler"]
+    assert told["options"] == {"corrector_steps": 2, "snr": 0.1} and told["model"] is None
+    for k in range(2):
+        image = torch.full((20, 16, 3), 100 * k, dtype=torch.uint8)
+        Image.fromarray(image.numpy()).save(tmp_path / f"{k}.png")
+    stored = StoredImages(data.open(tmp_path, size=8, resize="adm", flip=True)).described()
+    assert stored["data_details"] == {"size": 8, "resize": "adm", "flip": True}
+    json.dumps([told, stored], allow_nan=False)
 
 
 def test_refusals(sampler) -> None:

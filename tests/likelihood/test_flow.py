@@ -66,6 +66,21 @@ def test_mixture_with_the_exact_prior(dims, options, within):
     assert (log_p - data.log_prob(x, 0.002)).abs().max() < within
 
 
+def test_the_density_of_a_wrong_denoiser_integrates_to_one():
+    """Any field has a flow and any flow a density: a half-trained model's bits are honest."""
+    data = mixture(1)
+
+    def wrong(x, t):
+        t = t[:, None]
+        return data(x, t) + 0.3 * torch.sin(4 * x) * t / (1 + t**2) - 0.1 * x * t**2 / (1 + t**4)
+
+    model = wrap(wrong, kind="denoiser", shape=(1,), sigma_min=0.05)
+    x = torch.linspace(-3, 3, 301, dtype=torch.float64)[:, None]
+    assert (wrong(x, x.new_ones(301)) - data(x, 1.0)).abs().max() > 0.1
+    density = log_likelihood(model, x, rtol=1e-4, atol=1e-4).exp()
+    assert float(torch.trapezoid(density, x[:, 0])) == pytest.approx(1, abs=2e-3)
+
+
 def test_other_levels_and_where_images_end():
     data, x = mixture(1), drawn(8, 1, scale=0.6)
     found = Flow(**TIGHT)(wrapped(data), x, sigma=0.3)

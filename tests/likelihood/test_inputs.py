@@ -7,8 +7,10 @@ import torch
 
 from ctm_fast import freeze, models
 from ctm_fast.denoiser import Denoiser
+from ctm_fast.likelihood import elbo, log_likelihood
 from ctm_fast.likelihood.inputs import (
     batches,
+    check_differentiable,
     checked_class_labels,
     checked_images,
     checked_model,
@@ -16,7 +18,7 @@ from ctm_fast.likelihood.inputs import (
     sigma_data_of,
     sigma_range,
 )
-from ctm_fast.wrappers import wrap
+from ctm_fast.wrappers import ClassifierGuided, Guided, wrap
 from tests.analytic import ConstantNet, Gaussian
 from tests.likelihood.worlds import drawn, gaussian
 
@@ -41,6 +43,20 @@ def test_models():
         checked_model(frozen)
     with pytest.raises(ValueError, match="say what this is with kind="):
         checked_model(lambda x, t: x)
+
+
+def test_a_classifier_has_no_trace():
+    """A small weight would pass the check of the gradient and give a wrong likelihood."""
+
+    def classifier(x, sigma):
+        return torch.stack([x.flatten(1).sum(1), -x.flatten(1).sum(1)], 1)
+
+    guided = ClassifierGuided(gaussian(), classifier, weight=0.02)
+    for model in (guided, Guided(guided, gaussian(0.6))):
+        with pytest.raises(ValueError, match="no gradient flows through a classifier's part"):
+            log_likelihood(model, drawn(2, 1, 4, 4), [0, 1])
+    check_differentiable(ClassifierGuided(gaussian(), classifier, weight=0.0))
+    assert elbo(guided, drawn(2, 1, 4, 4), [0, 1], samples=1).isfinite().all()
 
 
 def test_ranges_and_sigma_data():

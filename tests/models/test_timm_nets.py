@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ctm_fast.models.timm_nets import TIMM, TimmNet, three_channels
+from ctm_fast.models.timm_nets import TIMM, TimmNet, _load, three_channels
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_timm = pytest.mark.skipif(
@@ -39,6 +39,17 @@ def test_without_timm_the_extra_is_named(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ImportError, match=r'torchvision.*pip install "ctm_fast\[gan\]"'):
         TimmNet("tf_efficientnet_lite0", {}, "a file")
+
+
+def test_batch_counts_may_be_absent_and_nothing_else() -> None:
+    net = torch.nn.Sequential(torch.nn.BatchNorm2d(2))
+    state = {name: value + 1 for name, value in net.state_dict().items()}
+    del state["0.num_batches_tracked"]
+    _load(net, state, "no")
+    assert net[0].running_mean.tolist() == [1.0, 1.0]
+    del state["0.running_var"]
+    with pytest.raises(ValueError, match=r"no: it lacks 0.running_var$"):
+        _load(net, state, "no")
 
 
 def test_three_channels() -> None:

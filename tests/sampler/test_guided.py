@@ -240,6 +240,19 @@ def test_the_attribute_model_is_what_guides() -> None:
     assert not dataclasses.fields(Told), "its keywords are used up"
 
 
+def test_guided_callables_take_their_own_levels_and_shape() -> None:
+    def net(x, t):
+        return -x
+
+    foreign = dict(kind="velocity", time="flow", shape=(1, 4, 6))
+    for method in (None, "euler"):
+        plain = Sampler(net, method=method, steps=4, **foreign)
+        for told in (dict(bad=net, guidance=2.0), dict(classifier=lambda x, s: x[:, 0, 0, :3])):
+            guided = Sampler(net, method=method, steps=4, **told, **foreign)
+            assert guided.sigmas == plain.sigmas
+            assert guided(3).shape == plain(3).shape == (3, 1, 4, 6)
+
+
 def test_callables_of_other_codebases() -> None:
     def net(x, sigma):
         return Gaussian(0.8, 0.3)(x, sigma)

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from ctm_fast.wrappers import Guided, Routed
+from ctm_fast.wrappers import ClassifierGuided, Guided, Routed, wrap
 from ctm_fast.wrappers.group import calls_of, labels_for, level_of
 
 from ..sampler.worlds import World, latents, small_model
@@ -45,6 +45,28 @@ def test_members_that_do_not_fit() -> None:
         Routed([], [])
     with pytest.raises(ValueError, match="jump to different levels"):
         Guided(World("consistency"), World("consistency", sigma_min=0.01))
+
+
+def flowing(shape=(1, 4, 6), **options):
+    return wrap(lambda x, t: -x, kind="velocity", time="flow", shape=shape, **options)
+
+
+def test_foreign_members_keep_their_shape_and_levels() -> None:
+    """A guided model takes the images and steps of the model alone."""
+    one, other, narrow = flowing(), flowing(), flowing(sigma_min=0.01, sigma_max=50.0)
+    classifier = lambda x, sigma: x.flatten(1)[:, :3]  # noqa: E731
+    for group in (Guided(one, other), ClassifierGuided(one, classifier), Routed([one, one], [1])):
+        assert group.img_shape == (1, 4, 6)
+        assert group.ode_range == one.ode_range == (0.002, 80.0) != (one.sigma_min, one.sigma_max)
+        assert torch.equal(group.even_sigmas(4), one.even_sigmas(4))
+    assert Guided(one, narrow).ode_range == narrow.ode_range == (0.01, 50.0)
+    assert Guided(one, narrow).even_sigmas(4) is None
+    assert Routed([one, narrow], [1.0]).ode_range == (0.002, 50.0)
+    ours = Guided(small_model(), small_model(seed=1))
+    assert ours.img_shape == (2, 4, 4) and ours.ode_range == (0.002, 80.0)
+    assert ours.even_sigmas(4) is None
+    with pytest.raises(ValueError, match="images of different shapes"):
+        Guided(one, flowing((1, 4, 8)))
 
 
 def test_helpers() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ctm_fast.sampler import Sampler
-from ctm_fast.wrappers import Guided
+from ctm_fast.wrappers import Guided, wrap
 
 from ..sampler.worlds import World, latents, small_model, unet_model
 
@@ -73,6 +73,20 @@ def test_without_labels(kind: str, null_label: int | None) -> None:
         with pytest.raises(ValueError, match="needs labels"):
             guided(x, 2.0)
     assert guided.network_calls == 2
+
+
+def test_a_callable_of_integer_labels_needs_the_one_for_none() -> None:
+    def net(x, sigma, y):
+        return x * (1 + y[:, None, None, None]) / 10
+
+    model = wrap(net, kind="denoiser", shape=(2, 4, 4), label_dim=3)
+    with pytest.raises(ValueError, match=r"say which one stands for none, Guided\(wrap"):
+        Guided(model, weight=2.0)
+    x, labels = latents(2).float(), torch.tensor([0, 2])
+    for batched in (True, False):
+        guided = Guided(model, weight=2.0, null_label=3, batched=batched)
+        expected = 2 * model(x, 1.0, labels) - model(x, 1.0, torch.tensor([3, 3]))
+        torch.testing.assert_close(guided(x, 1.0, labels), expected)
 
 
 def test_labels_as_weights() -> None:
