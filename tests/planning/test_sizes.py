@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ctm_fast import models
+from ctm_fast.kernels import group_norm
 from ctm_fast.planning import sizes
 
 
@@ -17,7 +18,13 @@ def test_the_table_is_up_to_date(name) -> None:
     """If not: python -m ctm_fast.planning."""
     stored, found = sizes.table()[name], sizes.computed(models.PRESETS[name])
     assert stored.keys() == found.keys()
+    # Memory is that of the fused ops, which keep less than their definitions do.
+    fused = group_norm.why_not("native", torch.zeros(1, 32, 2, 2), 32, *torch.ones(2, 32)) is None
+    work = ("forward", "trained", "encoder")
     for key, value in found.items():
+        if not fused and key not in work:
+            assert stored[key] <= value, key
+            continue
         assert stored[key] == pytest.approx(value, rel=0.02), key
 
 
