@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from ctm_fast.denoiser import Denoiser
 from ctm_fast.evaluation import grid_png
-from ctm_fast.sampler import Sampler
 
 from .methods import METHODS, Method, noise_arms
 from .noise import gradient_noise
@@ -75,7 +74,7 @@ def _seed(
         yield _row(about, TEACHER, seed, _teacher(world, teacher, seed))
     for method in tqdm(wanted, desc=f"{world.name}, seed {seed}", unit="method"):
         done = trained(method, world, teacher, seed, budget)
-        samplers = {nfe: Sampler(done.model, nfe) for nfe in NFES}
+        samplers = {nfe: world.sampler(done.model, nfe) for nfe in NFES}
         measures = {str(nfe): world.measures(s, seed) for nfe, s in samplers.items()}
         if settings.pictures is not None and seed == settings.seeds[0]:
             strips = [world.picture(sampler) for sampler in samplers.values()]
@@ -107,12 +106,12 @@ def _row(
 
 def _teacher(world: World, teacher: Denoiser, seed: int) -> dict[str, dict[str, float]]:
     """Euler steps, which are one network call each, and EDM's 18 Heun steps."""
-    found = {str(nfe): world.measures(Sampler(teacher, nfe, "euler"), seed) for nfe in NFES}
-    return found | {"35": world.measures(Sampler(teacher, 18, "heun"), seed)}
+    found = {str(nfe): world.measures(world.sampler(teacher, nfe, "euler"), seed) for nfe in NFES}
+    return found | {"35": world.measures(world.sampler(teacher, 18, "heun"), seed)}
 
 
 def _draw(path: Path, strips: list[torch.Tensor]) -> None:
     """A row for each number of network calls; single pictures lie in one row."""
     size = max(strips[0].shape[-2:])
     columns = len(strips[0]) if len(strips[0]) > 1 else len(strips)
-    grid_png(torch.cat(strips), path, ncol=columns, scale=max(1, 144 // size // 4 + 1))
+    grid_png(torch.cat(strips), path, ncol=columns, scale=max(2, 40 // size))

@@ -46,6 +46,10 @@ class World(Protocol):
         """What an objective trains, with the teacher's weights."""
         ...
 
+    def sampler(self, model: Denoiser, steps: int, method: str | None = None) -> Sampler:
+        """How models are sampled."""
+        ...
+
     def measures(self, sampler: Sampler, seed: int) -> dict[str, float]:
         """Numbers about a sampler's images."""
         ...
@@ -80,6 +84,10 @@ class MixtureWorld:
 
     def student(self, objective: Any, teacher: Denoiser, seed: int) -> Denoiser:
         return points_student(teacher, kind_of(objective), seed)
+
+    def sampler(self, model: Denoiser, steps: int, method: str | None = None) -> Sampler:
+        """Points are not limited to [-1, 1]."""
+        return Sampler(model, steps, method, clip=False)
 
     def measures(self, sampler: Sampler, seed: int) -> dict[str, float]:
         """Sliced Wasserstein distance, and distance to the exact end of the same trajectory.
@@ -133,6 +141,9 @@ class DigitsWorld:
     def student(self, objective: Any, teacher: Denoiser, seed: int) -> Denoiser:
         return student_for(objective, self.dataset, teacher, seed=seed)
 
+    def sampler(self, model: Denoiser, steps: int, method: str | None = None) -> Sampler:
+        return Sampler(model, steps, method)
+
     def measures(self, sampler: Sampler, seed: int) -> dict[str, float]:
         """1-NN accuracy, precision, recall, agreement with the class, class score, copies."""
         labels = self._protocol.labels
@@ -184,7 +195,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, directions: int = DIRECTIONS) -> fl
     return float(difference.square().mean().sqrt())
 
 
-def counted_cells(points: Tensor, cells: int = 72, half_width: float = 1.8) -> Tensor:
+def counted_cells(points: Tensor, cells: int = 80, half_width: float = 1.6) -> Tensor:
     """Square root of the counts of points (N, 2, 1, 1) in the cells of a square, (1, 1, c, c)."""
     edges = (points.flatten(1).float() / half_width + 1) / 2 * cells
     column, row = edges.long().clamp(-1, cells).unbind(1)

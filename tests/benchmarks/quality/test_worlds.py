@@ -7,7 +7,6 @@ from benchmarks.quality.mixture import Mixture
 from benchmarks.quality.worlds import HIGH, LOW, counted_cells, sliced_wasserstein, world_named
 from ctm_fast.denoiser import Denoiser
 from ctm_fast.precond import EDM, Preconditioning
-from ctm_fast.sampler import Sampler
 
 
 class Exact(torch.nn.Module):
@@ -31,12 +30,19 @@ def test_exact_model_is_judged_perfect() -> None:
     world = world_named("mixture", samples=4_000, mapped=500)
     precond = Preconditioning(EDM(Mixture().std))
     model = Denoiser(Exact(), precond, sigma_min=LOW, sigma_max=HIGH)
-    found = world.measures(Sampler(model, 64, "heun", freeze=False, clip=False), 0)
+    found = world.measures(world.sampler(model, 64, "heun"), 0)
     assert found["map_error"] < 0.02
     assert found["sliced_wasserstein"] < 0.06
     assert world.real()["sliced_wasserstein"] < 0.08
-    worse = world.measures(Sampler(model, 4, "euler", freeze=False, clip=False), 0)
+    worse = world.measures(world.sampler(model, 4, "euler"), 0)
     assert worse["map_error"] > 5 * found["map_error"]
+
+
+def test_points_are_not_clamped() -> None:
+    world = world_named("mixture", samples=500, mapped=50)
+    model = Denoiser(Exact(), Preconditioning(EDM(Mixture().std)), sigma_min=LOW, sigma_max=HIGH)
+    points = world.sampler(model, 8, "heun")(500, seed=0)
+    assert points.abs().max() > 1.1
 
 
 def test_sliced_wasserstein_by_hand() -> None:
@@ -50,7 +56,7 @@ def test_sliced_wasserstein_by_hand() -> None:
 
 
 def test_cells_count_points() -> None:
-    points = torch.tensor([[0.0, 0.0], [1.7, 1.7], [9.0, 0.0]])[:, :, None, None]
+    points = torch.tensor([[0.0, 0.0], [1.5, 1.5], [9.0, 0.0]])[:, :, None, None]
     picture = counted_cells(points, cells=8)
     assert picture.shape == (1, 1, 8, 8)
     assert (picture < 1).sum() == 2
