@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ctm_fast.losses import CTM, CTMGAN, GAN, L2, PseudoHuber
+from ctm_fast.losses import CTM, CTMGAN, GAN, L2, MeanFlow, PseudoHuber
 from ctm_fast.losses.linear_path import PUBLISHED_TIMES
 from ctm_fast.models import TeacherEncoder
 from ctm_fast.presets import Preset, preset_named
@@ -60,13 +60,16 @@ class Method:
 def adapted(preset: Preset, world: str, share: float = 1.0, **changes: Any) -> Stage:
     """A digits preset as it is for digits; for points all distances are squares.
 
-    In few dimensions a norm asks for the median of its targets, which is no point of the map.
+    In few dimensions a norm, or MeanFlow's adaptive weight, asks for something like the median of
+    its targets, which is no point of the map.
     """
     objective, train = preset.objective(), preset.train()
     if world == "mixture" and hasattr(objective, "distance"):
         changes = {"distance": L2(), **changes}
         if isinstance(objective, CTM):
             changes["distance"] = PseudoHuber(0.03)
+    if world == "mixture" and isinstance(objective, MeanFlow):
+        changes = {"power": 0.0, **changes}
     return Stage(dataclasses.replace(objective, **changes), train, share)
 
 

@@ -31,9 +31,8 @@ TITLES = {
 INTRO = """# Quality of the methods, at equal compute
 
 Written by `python -m benchmarks quality-page` from the rows in `benchmarks/results/quality/`,
-which `python -m benchmarks quality` makes. What it can say is limited: tiny
-networks, two small data sets, short runs. It says which claims of the papers can be seen here, and
-which cannot.
+which `python -m benchmarks quality` makes. What it can say is limited: tiny networks, two small
+data sets, short runs. It says which claims of the papers can be seen here, and which cannot.
 
 - Every student has one architecture and begins with the weights of one diffusion teacher (of the
   same seed), also where the papers begin with random weights (CT, iCT, MeanFlow); flow maps have
@@ -43,7 +42,9 @@ which cannot.
   step costs more makes fewer steps. Counted, not estimated.
 - Objectives, rates and schedules are the presets for the digits (`ctm-fast train --preset
   NAME-digits --dry-run`), not tuned for this page. On the mixture distances are squared (CTM:
-  pseudo-Huber 0.03), as a norm asks for the median of its targets.
+  pseudo-Huber 0.03; MeanFlow without its adaptive weight), as a norm asks for the median of its
+  targets, which in many dimensions is their mean and in two is not. sCT keeps its normalised
+  tangents and what they cost it there.
 - Sampling is the library's default for each kind: consistency models add noise at Karras levels,
   flow maps (CTM, MeanFlow, AYF) jump without noise; the teacher takes Euler steps.
 - Numbers are means over seeds, +- half the range. The seed is that of teacher, student, data order
