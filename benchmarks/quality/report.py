@@ -47,8 +47,8 @@ data sets, short runs. It says which claims of the papers can be seen here, and 
   tangents and what they cost it there.
 - Sampling is the library's default for each kind: consistency models add noise at Karras levels,
   flow maps (CTM, MeanFlow, AYF) jump without noise; the teacher takes Euler steps.
-- Numbers are means over seeds, +- half the range. The seed is that of teacher, student, data order
-  and noise.
+- Numbers are means over seeds, +- half the range; those without were made with one seed only. The
+  seed is that of teacher, student, data order and noise.
 """
 ABOUT = {
     "mixture": "Eight Gaussians of unequal weight and width on a ring in the plane. Samples, the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,8 +90,7 @@ def _seed(
 
 def picture_name(world: str, method: str) -> str:
     """File name of a method's samples."""
-    letters = "".join(c if c.isalnum() else "-" for c in method.lower().replace(",", ""))
-    return f"{world}-{letters}.png"
+    return f"{world}-{re.sub('[^a-z0-9]+', '-', method.lower())}.png"
 
 
 def _row(

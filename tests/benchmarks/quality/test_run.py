@@ -42,3 +42,4 @@ def test_unknown_method() -> None:
 
 def test_names_of_pictures() -> None:
     assert picture_name("digits", "TCM stage 1, longer") == "digits-tcm-stage-1-longer.png"
+    assert picture_name("digits", "CTM + GAN") == "digits-ctm-gan.png"
