@@ -43,8 +43,9 @@ data sets, short runs. It says which claims of the papers can be seen here, and 
 - Objectives, rates and schedules are the presets for the digits (`ctm-fast train --preset
   NAME-digits --dry-run`), not tuned for this page. On the mixture distances are squared (CTM:
   pseudo-Huber 0.03; MeanFlow without its adaptive weight), as a norm asks for the median of its
-  targets, which in many dimensions is their mean and in two is not. sCT keeps its normalised
-  tangents and what they cost it there.
+  targets, which in many dimensions is their mean and in two is not. MeanFlow's was the one setting
+  changed after a first result: with its weight it had a sliced Wasserstein distance of 0.072 with
+  one call and 0.189 with eight. sCT keeps its normalised tangents and what they may cost it there.
 - Sampling is the library's default for each kind: consistency models add noise at Karras levels,
   flow maps (CTM, MeanFlow, AYF) jump without noise; the teacher takes Euler steps.
 - Numbers are means over seeds, +- half the range; those without were made with one seed only. The
