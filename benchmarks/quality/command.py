@@ -31,7 +31,7 @@ class Quality:
     budget: float = 1.0  # factor of the network evaluations, > 0
     samples: int = 20_000  # points that are compared on the mixture
     threads: int | None = None  # of torch; as many as torch takes by default
-    pictures: Path | None = PAGE.parent / "quality"  # folder for samples of the first seed
+    pictures: Path | None = PAGE.parent / "quality"  # folder for samples of seed 0
     out: Path | None = None  # JSON lines; a file in benchmarks/results/quality/ if None
 
     def run(self) -> int:
@@ -47,8 +47,15 @@ class Quality:
         about = facts("cpu")
         out = self.out or QUALITY / file_name(about)
         files = [out] if self.out else sorted(QUALITY.glob("*.jsonl"))
-        known = {row.key for row, _ in read(file for file in files if file.exists())}
+        rows = [row for row, _ in read(file for file in files if file.exists())]
         budgets = {name: self.budget * value for name, value in BUDGETS.items()}
+        for row in rows:
+            if row.world in self.worlds and row.budget != budgets.get(row.world):
+                raise ValueError(
+                    f"there are rows of {row.world} with a budget of {row.budget:g}, asked for is "
+                    f"{budgets[row.world]:g}; use the same --budget, or another file: --out FILE"
+                )
+        known = {row.key for row in rows}
         settings = Settings(
             self.worlds,
             self.methods,

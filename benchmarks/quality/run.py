@@ -22,6 +22,7 @@ from .worlds import World, world_named
 
 NFES = (1, 2, 4, 8)
 NOISE = "gradient noise: "  # begins the names of rows about gradients
+PICTURED = 0  # seed whose samples are drawn
 NOISE_AT = 0.5  # training position at which gradients are compared
 
 
@@ -33,7 +34,7 @@ class Settings:
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     budgets: dict[str, float]  # by world
-    pictures: Path | None = None  # folder
+    pictures: Path | None = None  # folder for samples of the seed PICTURED
     options: dict[str, dict[str, Any]] = field(default_factory=dict)  # of worlds, by name
 
 
@@ -77,7 +78,7 @@ def _seed(
         done = trained(method, world, teacher, seed, budget)
         samplers = {nfe: world.sampler(done.model, nfe) for nfe in NFES}
         measures = {str(nfe): world.measures(s, seed) for nfe, s in samplers.items()}
-        if settings.pictures is not None and seed == settings.seeds[0]:
+        if settings.pictures is not None and seed == PICTURED:
             strips = [world.picture(sampler) for sampler in samplers.values()]
             _draw(settings.pictures / picture_name(world.name, method.name), strips)
         if method.name == "ECT":

@@ -43,6 +43,18 @@ class Integration(NamedTuple):
     num_rejected: int  # steps that were tried again with a smaller size
 
 
+def check_tolerances(rtol: float, atol: float, max_steps: int) -> None:
+    """Check the options of an adaptive solve.
+
+    Raises:
+        ValueError: for inadmissible ones.
+    """
+    if not (rtol >= 0 and atol > 0 and max_steps > 0):
+        raise ValueError(
+            f"need rtol >= 0, atol > 0 and max_steps > 0, got {rtol=}, {atol=}, {max_steps=}"
+        )
+
+
 def dopri5_step(f: Field, t: float, y: State, h: float, k: State) -> tuple[State, State, State]:
     """(state at t + h, slope there, estimated error of the state); `k` is the slope at t."""
     slopes, y_next = [k], y
@@ -82,10 +94,7 @@ def integrate(
 
     Source: Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, Section II.4.
     """
-    if not (rtol >= 0 and atol > 0 and max_steps > 0):
-        raise ValueError(
-            f"need rtol >= 0, atol > 0 and max_steps > 0, got {rtol=}, {atol=}, {max_steps=}"
-        )
+    check_tolerances(rtol, atol, max_steps)
     if start == end:
         return Integration(y, 0, 0, 0)
     k, t, nfe, accepted, rejected = f(start, y), start, 2, 0, 0

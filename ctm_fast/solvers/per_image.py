@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .dopri5 import ERROR, NODES, STAGES, SolverError, State
+from .dopri5 import ERROR, NODES, STAGES, SolverError, State, check_tolerances
 
 # Called with times (n,), states (n, ...) and the numbers (n,) int64 of the images in the batch.
 EachField = Callable[[Tensor, State, Tensor], State]
@@ -56,10 +56,7 @@ def integrate_each(
 
     Source: Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, Section II.4.
     """
-    if not (rtol >= 0 and atol > 0 and max_steps > 0):
-        raise ValueError(
-            f"need rtol >= 0, atol > 0 and max_steps > 0, got {rtol=}, {atol=}, {max_steps=}"
-        )
+    check_tolerances(rtol, atol, max_steps)
     finished = tuple(part.clone() for part in y)
     rows = torch.arange(len(y[0]), device=y[0].device)
     accepted, rejected = torch.zeros_like(rows), torch.zeros_like(rows)

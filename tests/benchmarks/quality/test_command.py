@@ -25,6 +25,10 @@ def test_quality_writes_rows_and_goes_on(tmp_path, capsys) -> None:
     assert "mixture, ECT, seed 0: [1] sliced_wasserstein" in capsys.readouterr().out
     assert main(words) == 0
     assert len(read([tmp_path / "a.jsonl"])) == len(rows)
+    # Rows of another budget are neither mixed with these nor taken for them.
+    assert main([*words, "--budget", "0.004"]) == 2
+    assert "rows of mixture with a budget of 32, asked for is 64" in capsys.readouterr().err
+    assert len(read([tmp_path / "a.jsonl"])) == len(rows)
 
 
 def test_page_is_up_to_date() -> None:

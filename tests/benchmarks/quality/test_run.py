@@ -35,6 +35,11 @@ def test_rows_and_pictures(tmp_path) -> None:
     assert again.measures == ect.measures
 
 
+def test_only_one_seed_is_drawn(tmp_path) -> None:
+    list(run(settings(seeds=(1,), methods=("ECT",), pictures=tmp_path), set()))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_unknown_method() -> None:
     with pytest.raises(ValueError, match="unknown methods"):
         list(run(settings(methods=("XYZ",)), set()))
