@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -44,6 +44,14 @@ class Batch:
             {k: v[rows] if isinstance(v, Tensor) else v for k, v in self.draw.items()},
             {k: v[rows] for k, v in self.host.items()},
         )
+
+    def take(self, parts: Sequence[Batch]) -> None:
+        """Take the draws of consecutive slices, all with the same names, in place of its own."""
+        first = parts[0].draw
+        self.draw = {
+            k: torch.cat([part.draw[k] for part in parts]) if isinstance(v, Tensor) else v
+            for k, v in first.items()
+        }
 
     def reorder(self, rows: Tensor) -> None:
         """Put the images into the order `rows`, a permutation on the CPU, in place."""
@@ -120,6 +128,8 @@ class Objective(Protocol):
     An objective may have more, which the trainer looks for:
 
     - `active(term, batch)`: False where a term takes no part in a step; it is then not evaluated.
+    - `whole_batch`: True if `prepare` relates the images of a batch to each other; where memory is
+      short it is otherwise called for one part of the batch after the other.
     - `order(batch)`: a permutation on the CPU, or None: images in an order in which less is to do
       where a batch is split.
     - `joint` and `losses(batch, models, progress)`: whether, and how, all terms come from one call

@@ -76,6 +76,7 @@ class SCT(ECT):
     """
 
     diagnostics: ClassVar[tuple[str, ...]] = ("ess",)  # in every log line
+    whole_batch: ClassVar[bool] = True  # sets of images belong to the step's batch
 
     gap: AnyGap = choice("ctm_fast.gaps:GAPS", smooth_gap)  # r(t, stage)
     reference: str = "minibatch"  # none | minibatch | pool | data

@@ -90,6 +90,11 @@ def solve_with_teacher(
     return solves[key](x, start, n, labels)
 
 
+def forget_solves(models: Models) -> None:
+    """Free what the solves of the models' teacher keep: tables, CUDA graphs and their memory."""
+    _solves.pop(models, None)
+
+
 def _pool(device: torch.device) -> Pool | None:
     """CUDA graphs of a teacher's steps; a teacher that cannot be captured runs without."""
     if device.type != "cuda":

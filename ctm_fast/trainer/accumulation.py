@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ..losses.objective import Batch
+from ..losses.trajectories import forget_solves
 from .distributed import World, any_process
 from .gradients import Numbers, StepGradients
 
@@ -27,9 +28,10 @@ class OutOfMemory(RuntimeError):
 class Accumulation(StepGradients):
     """`StepGradients` that halves the microbatch when memory runs out, and repeats the step.
 
-    Noise, data and dropout are functions of (seed, step), so what comes out is what a run with the
-    smaller microbatch gives, unless a loss takes statistics of a microbatch, as BatchNorm does. The
-    microbatch stays small for the rest of the run; a line says so.
+    The work without gradient, a teacher's solve above all, is halved by itself. Noise, data and
+    dropout are functions of (seed, step), so what comes out is what a run with the smaller
+    microbatch gives, unless a loss takes statistics of a microbatch, as BatchNorm does. What was
+    halved stays so for the rest of the run; a line says so.
 
     Several processes have to agree before they exchange gradients. Each first tries a step alone,
     without exchange: the first two steps of every kind (a GAN has two kinds) therefore cost twice
@@ -44,31 +46,58 @@ class Accumulation(StepGradients):
         super().__init__(*args, **options)
         self.say = say
         self.reduced = False  # whether the microbatch is no longer the configured one
+        self.prepared: int | None = None  # images per call of `prepare`, once it was halved
         self._raw: Batch | None = None
         self._tried: Counter[tuple[bool, ...]] = Counter()
 
     @property
     def noted(self) -> dict[str, int]:
-        """What a log entry says: the microbatch, once it was reduced."""
-        return {"microbatch": self.microbatch} if self.reduced and self.microbatch else {}
+        """What a log entry says: how many images there are at a time, once that was reduced."""
+        sizes = {"microbatch": self.microbatch if self.reduced else None, "prepared": self.prepared}
+        return {name: size for name, size in sizes.items() if size}
 
     def prepare(self, step: int, batch: Batch, progress: float) -> None:
-        """As `StepGradients.prepare`.
+        """As `StepGradients.prepare`, in as many parts as memory asks for.
 
         Raises:
-            OutOfMemory: if the work without gradient does not fit, which no microbatch changes.
+            OutOfMemory: if one image does not fit, or the objective cannot do with parts.
         """
-        self._raw = Batch(batch.images, batch.labels, dict(batch.draw), dict(batch.host))
-        failed = False
-        try:
-            super().prepare(step, batch, progress)
-        except torch.OutOfMemoryError:
-            failed = True
-        if failed:
+        raw = Batch(batch.images, batch.labels, dict(batch.draw), dict(batch.host))
+        prepare = super().prepare
+        while not self._fits(lambda: prepare(step, batch, progress)):
+            self._restore(batch, raw)
+            self._shorter(step, len(batch))
+        self._raw = raw
+
+    def _work(self, batch: Batch, progress: float) -> None:
+        size = self.prepared or len(batch)
+        if size >= len(batch):
+            super()._work(batch, progress)
+            return
+        parts = [batch.slice(i, min(i + size, len(batch))) for i in range(0, len(batch), size)]
+        for part in parts:
+            super()._work(part, progress)
+        batch.take(parts)
+
+    def _shorter(self, step: int, share: int) -> None:
+        """Half the images per call of `prepare`.
+
+        Raises:
+            OutOfMemory: if there is only one image left, or all have to be there at once.
+        """
+        before = min(self.prepared or share, share)
+        if before == 1 or getattr(self.objective, "whole_batch", False):
             raise OutOfMemory(
-                f"out of memory in step {step} before the backward passes, in work on all "
-                f"{len(batch)} images of a process: use more processes or a smaller batch_size, "
-                "with a teacher a smaller teacher_slots or teacher_dtype bfloat16"
+                f"out of memory in step {step} before the backward passes, in work on {before} of "
+                f"the {share} images of a process, which cannot be split further: use more "
+                "processes or a smaller batch_size, with a teacher teacher_dtype bfloat16"
+            )
+        forget_solves(self.models)
+        self.prepared = before // 2
+        if self.world.first:
+            self.say(
+                f"out of memory in step {step}, in work without gradient on {before} images at a "
+                f"time; it is repeated with {self.prepared}"
             )
 
     def __call__(
@@ -156,11 +185,14 @@ class Accumulation(StepGradients):
                 f"out of memory in step {step} with {before} images at a time; it is repeated with "
                 f"{told}, the global batch of {self.batch_size} stays"
             )
-        raw = self._raw
-        if raw is not None:
-            batch.images, batch.labels = raw.images, raw.labels
-            batch.draw, batch.host = dict(raw.draw), dict(raw.host)
+        if self._raw is not None:
+            self._restore(batch, self._raw)
             self.prepare(step, batch, progress)
+
+    @staticmethod
+    def _restore(batch: Batch, raw: Batch) -> None:
+        batch.images, batch.labels = raw.images, raw.labels
+        batch.draw, batch.host = dict(raw.draw), dict(raw.host)
 
     def _micro(self, batch: Batch) -> int:
         return min(self.microbatch or len(batch), len(batch))

@@ -110,14 +110,15 @@ class StepGradients:
 
     def prepare(self, step: int, batch: Batch, progress: float) -> None:
         """The objective's work without gradient, on this process's rows, which may be reordered."""
-        first = self.world.rank * len(batch)
         order = getattr(self.objective, "order", lambda batch: None)
-        if self.microbatch is not None and self.microbatch < len(batch):
-            rows = order(batch)
-            if rows is not None:
-                batch.reorder(rows)
-        with torch.no_grad(), self._dropout(step, 0, first):
-            self.objective.prepare(batch, self.models, progress)
+        split = self.microbatch is not None and self.microbatch < len(batch)
+        if split and (rows := order(batch)) is not None:
+            batch.reorder(rows)
+        with torch.no_grad(), self._dropout(step, 0, self.world.rank * len(batch)):
+            self._work(batch, progress)
+
+    def _work(self, batch: Batch, progress: float) -> None:
+        self.objective.prepare(batch, self.models, progress)
 
     def __call__(
         self, step: int, batch: Batch, progress: float, scale: float = 1.0, stop: bool = False

@@ -20,6 +20,17 @@ def test_slice_keeps_rows_together() -> None:
     assert part.draw["n"] == 3
 
 
+def test_taken_slices_are_the_whole_again() -> None:
+    draw = {"noise": torch.randn(5, 2), "step": 3}
+    batch = Batch(torch.zeros(5, 1, 2, 2), None, dict(draw))
+    parts = [batch.slice(0, 2), batch.slice(2, 5)]
+    for part in parts:
+        part.draw["twice"] = 2 * part.draw["noise"]
+    batch.take(parts)
+    assert torch.equal(batch.draw["noise"], draw["noise"]) and batch.draw["step"] == 3
+    assert torch.equal(batch.draw["twice"], 2 * draw["noise"])
+
+
 def test_slice_without_labels() -> None:
     whole = Batch(torch.zeros(4, 1, 1, 1))
     assert whole.slice(0, 2).labels is None

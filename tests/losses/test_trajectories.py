@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ctm_fast.losses import CTM, L2, Models, PseudoHuber, evaluate
-from ctm_fast.losses.trajectories import SELF_TEACHERS, _solves, solve_with_teacher
+from ctm_fast.losses.trajectories import SELF_TEACHERS, _solves, forget_solves, solve_with_teacher
 from ctm_fast.rng import stream
 from ctm_fast.sigmas import karras_sigmas
 from ctm_fast.timesteps import TrajectoryLevels
@@ -71,6 +71,15 @@ def test_what_the_solve_keeps_lives_as_long_as_the_models() -> None:
     del models, same
     gc.collect()
     assert len(_solves) == before - 1
+
+
+def test_what_the_solve_keeps_can_be_let_go() -> None:
+    models = Models(constant(0.0, True), None, constant(0.3, False))
+    first = solved(models)
+    assert models in _solves
+    forget_solves(models)
+    assert models not in _solves
+    assert torch.equal(solved(models), first)
 
 
 def test_other_solvers_and_callables() -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ctm_fast.losses import CTM, DSM, Batch, Models
+from ctm_fast.losses import CTM, DSM, SCT, Batch, Models
 from ctm_fast.trainer import OutOfMemory
 from ctm_fast.trainer.accumulation import Accumulation
 from tests.trainer import processes, tiny
@@ -21,11 +21,6 @@ class Narrow(DSM):
     """DSM on a device that holds so many images."""
 
     images: int = 3
-    by: str = "images"  # or prepare
-
-    def prepare(self, batch: Batch, models: Models, progress: float = 0.0) -> None:
-        if self.by == "prepare":
-            raise torch.OutOfMemoryError("no room")
 
     def loss(self, term: str, batch: Batch, models: Models, progress: float = 0.0) -> Tensor:
         loss = super().loss(term, batch, models, progress)
@@ -36,9 +31,15 @@ class Narrow(DSM):
 
 @dataclasses.dataclass(frozen=True)
 class NarrowCTM(CTM):
-    """CTM on a device that holds so many images, in its second term."""
+    """CTM on a device that holds so many images, in its solve or in its second term."""
 
     images: int = 3
+    solved: int = 8
+
+    def prepare(self, batch: Batch, models: Models, progress: float = 0.0) -> None:
+        super().prepare(batch, models, progress)
+        if len(batch) > self.solved:
+            raise torch.OutOfMemoryError("no room")
 
     def loss(self, term: str, batch: Batch, models: Models, progress: float = 0.0) -> Tensor:
         if term == "dsm" and len(batch) > self.images:
@@ -93,8 +94,34 @@ def test_one_pass_is_given_up_first() -> None:
 def test_refusals() -> None:
     with pytest.raises(OutOfMemory, match="with one image at a time: weights, gradients"):
         tiny.trainer(Narrow(images=0)).fit()
-    with pytest.raises(OutOfMemory, match="before the backward passes, in work on all 8 images"):
-        tiny.trainer(Narrow(by="prepare")).fit()
+    with pytest.raises(OutOfMemory, match="in work on 1 of the 8 images of a process, which"):
+        tiny.trainer(NarrowCTM(num_scales=4, solved=0)).fit()
+    whole = NarrowCTM(num_scales=4, solved=4)
+    object.__setattr__(whole, "whole_batch", True)
+    with pytest.raises(OutOfMemory, match="in work on 8 of the 8 images of a process, which"):
+        tiny.trainer(whole).fit()
+
+
+@pytest.mark.parametrize("pairs", [1, 2])
+def test_the_solve_is_halved_by_itself(pairs, tmp_path) -> None:
+    """The loss's microbatch stays, and the parts' results are those of the whole batch."""
+    runs, said = {}, []
+    for name, solved in (("whole", 8), ("parts", 3)):
+        objective = NarrowCTM(num_scales=4, images=8, solved=solved, pairs=pairs)
+        runs[name] = tiny.trainer(objective, out=tmp_path / name, steps=2, log_every=1)
+        runs[name]._gradients.say = said.append
+        runs[name].fit()
+    assert ["8 images at a time" in said[0], "repeated with 2" in said[1]] == [True, True]
+    assert len(said) == 2, "the second step begins with what fitted"
+    for whole, parts in zip(log_of(tmp_path / "whole"), log_of(tmp_path / "parts"), strict=True):
+        assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+        assert parts["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-5)
+    last = json.loads((tmp_path / "parts" / "log.jsonl").read_text().splitlines()[-1])
+    assert last["prepared"] == 2 and "microbatch" not in last
+
+
+def test_sets_of_images_are_not_split() -> None:
+    assert SCT().whole_batch
 
 
 def test_what_a_failed_attempt_moved_is_put_back() -> None:
