@@ -10,7 +10,8 @@ from pathlib import Path
 
 from . import rates
 from .collected import Machine, collect
-from .plots import Plot, drawn, fingerprint, kernel_plots, outcome_plots, stored_fingerprint
+from .drawing import Plot, drawn, fingerprint, stored_fingerprint
+from .plots import kernel_plots, outcome_plots
 from .record import RESULTS
 from .tables import TITLES, kernel_table, outcome_tables, summary_table, where
 
@@ -50,7 +51,7 @@ class Page:
         missing = [
             name
             for name, plot in plots.items()
-            if name not in there or stored_fingerprint(there[name]) != fingerprint(plot)
+            if stored_fingerprint(folder / name) != fingerprint(plot)
         ]
         if self.check:
             wrong = [self.page.name] * (new != text) + missing + stale

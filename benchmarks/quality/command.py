@@ -8,13 +8,16 @@ from pathlib import Path
 
 import torch
 
+from ..drawing import drawn, fingerprint, stored_fingerprint
 from ..machine import facts, file_name
+from .curves import quality_plots
 from .methods import METHODS, WORLDS
 from .records import QUALITY, append, read
 from .report import PAGE, page
 from .run import Settings, run
 from .worlds import world_named
 
+PICTURES = PAGE.parent / "quality"
 BUDGETS = {"mixture": 16_000.0, "digits": 4_000.0}
 
 
@@ -31,7 +34,7 @@ class Quality:
     budget: float = 1.0  # factor of the network evaluations, > 0
     samples: int = 20_000  # points that are compared on the mixture
     threads: int | None = None  # of torch; as many as torch takes by default
-    pictures: Path | None = PAGE.parent / "quality"  # folder for samples of seed 0
+    pictures: Path | None = PICTURES  # folder for samples of seed 0
     out: Path | None = None  # JSON lines; a file in benchmarks/results/quality/ if None
 
     def run(self) -> int:
@@ -78,18 +81,24 @@ class Quality:
 
 @dataclass(frozen=True)
 class QualityPage:
-    """Write docs/quality.md from the committed results."""
+    """Write docs/quality.md and its plots from the committed results."""
 
-    check: bool = False  # only say whether it is up to date
+    check: bool = False  # only say whether they are up to date
 
     def run(self) -> int:
-        """Exit status: 1 if `check` finds it out of date."""
-        text = page(read(sorted(QUALITY.glob("*.jsonl"))))
+        """Exit status: 1 if `check` finds something out of date."""
+        rows = read(sorted(QUALITY.glob("*.jsonl")))
+        text = page(rows)
+        plots = {PICTURES / f"{p.name}.svg": p for p in quality_plots([row for row, _ in rows])}
+        old = [path for path in plots if stored_fingerprint(path) != fingerprint(plots[path])]
         if self.check:
             fresh = PAGE.exists() and PAGE.read_text(encoding="utf-8") == text
-            if not fresh:
-                print(f"{PAGE.name} is out of date; run quality-page", file=sys.stderr)
-            return 0 if fresh else 1
+            wrong = [path.name for path in old] + [PAGE.name] * (not fresh)
+            if wrong:
+                print(f"out of date: {', '.join(wrong)}; run quality-page", file=sys.stderr)
+            return 1 if wrong else 0
+        for path in old:
+            path.write_bytes(drawn(plots[path]))
         PAGE.write_text(text, encoding="utf-8")
         return 0
 

@@ -10,6 +10,7 @@ from typing import Any
 from ..page import NOTHING
 from ..record import RESULTS
 from .claims import findings
+from .curves import quality_plots
 from .methods import METHODS, WORLDS
 from .records import REAL, TEACHER, Row
 from .run import NFES, picture_name
@@ -82,6 +83,8 @@ def _claims(rows: Sequence[Row]) -> Iterator[str]:
 
 def _world(world: str, rows: Sequence[tuple[Row, dict[str, Any]]]) -> Iterator[str]:
     yield from (f"## {world.capitalize()}", "", ABOUT[world], "", _where(rows), "")
+    for plot in quality_plots([row for row, _ in rows]):
+        yield from (f"![{plot.title}](quality/{plot.name}.svg)", "")
     methods = {name: _of(rows, name) for name in (TEACHER, *METHODS) if _of(rows, name)}
     real = next((row.measures[""] for row, _ in rows if row.method == REAL), {})
     for measure in MEASURES[world]:

@@ -1,21 +1,11 @@
-"""What the plots show, and that the same results give the same bytes."""
+"""What is drawn of the collected results."""
 
 import dataclasses
-import xml.etree.ElementTree
-from pathlib import Path
 
 import pytest
 
-from benchmarks import plots
 from benchmarks.collected import Line, Machine
-from benchmarks.plots import (
-    Plot,
-    drawn,
-    fingerprint,
-    kernel_plots,
-    outcome_plots,
-    stored_fingerprint,
-)
+from benchmarks.plots import kernel_plots, outcome_plots
 from tests.benchmarks.measured import XEON, outcomes, record
 
 
@@ -67,33 +57,3 @@ def test_many_arms_have_colours() -> None:
     many = [Line(XEON, "b", one) for one in outcomes(seconds=seconds)]
     (plot,) = outcome_plots(Machine("xeon", False, outcomes=many), "models")
     assert len(plot.colours) == 20
-
-
-def test_same_results_same_bytes(machine: Machine, tmp_path: Path) -> None:
-    for plot in (*kernel_plots(machine), *outcome_plots(machine, "models")):
-        image = drawn(plot)
-        assert image == drawn(plot)
-        assert xml.etree.ElementTree.fromstring(image).tag.endswith("svg")
-        assert len(image) < 150_000 and b" \n" not in image
-        path = tmp_path / "plot.svg"
-        path.write_bytes(image)
-        assert stored_fingerprint(path) == fingerprint(plot)
-
-
-def test_other_results_other_fingerprint(
-    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (plot,) = kernel_plots(machine)
-    other = dataclasses.replace(plot, panels=(("", {"jump": [1.0]}),))
-    before = fingerprint(plot)
-    assert before != fingerprint(other)
-    monkeypatch.setattr(plots, "STYLE", plots.STYLE + 1)
-    assert before != fingerprint(plot)
-    (tmp_path / "a.svg").write_text("<svg/>")
-    assert stored_fingerprint(tmp_path / "a.svg") is None
-
-
-def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"ctm_fast\[report\]"):
-        drawn(Plot("a", "b", "strip", "c", ()))
