@@ -10,6 +10,8 @@ import torch
 
 from ctm_fast import __version__
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def environment() -> dict[str, str]:
     """Facts in the order in which a report shows them; names no machine, user or folder."""
@@ -29,14 +31,17 @@ def environment() -> dict[str, str]:
     return facts
 
 
-def commit() -> str | None:
-    """Commit of the checkout this package lies in, "+ changes" if it was edited; None elsewhere."""
-    root = Path(__file__).resolve().parents[2]
+def commit(root: Path = ROOT) -> str | None:
+    """Commit of the checkout this package lies in, "+ changes" if it was edited; None elsewhere.
+
+    Pages, pictures and results are no change: long measurements write them as they go.
+    """
     if not (root / ".git").exists():
         return None
     try:
         name = _git(root, "rev-parse", "--short=12", "HEAD")
-        changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+        code = ("--", ".", ":!docs", ":!benchmarks/results")
+        changes = _git(root, "status", "--porcelain", "--untracked-files=no", *code)
     except (OSError, subprocess.SubprocessError):
         return None
     return f"{name} + changes" if changes else name

@@ -33,3 +33,25 @@ def test_commit_is_none_when_git_fails(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", fail)
     assert commit() is None
+
+
+def test_code_is_what_changes(tmp_path):
+    def git(*words):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    assert commit(tmp_path) is None
+    git("init")
+    files = [tmp_path / name for name in ("a.py", "docs/a.md", "benchmarks/results/a.jsonl")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("one")
+    git("add", "-A")
+    git("commit", "-m", "first")
+    clean = commit(tmp_path)
+    assert len(clean) == 12
+    for file in files[1:]:
+        file.write_text("two")
+    assert commit(tmp_path) == clean
+    files[0].write_text("two")
+    assert commit(tmp_path) == f"{clean} + changes"
