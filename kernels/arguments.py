@@ -6,6 +6,10 @@ from typing import Any
 import torch
 
 STATE_DTYPES = (torch.float32, torch.float64)
+# Asked once: the compiler of torch 2.11 stops at the question.
+AUTOCAST = tuple(
+    kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(kind)
+)
 
 
 def column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -25,9 +29,13 @@ def same_dense_layout(*tensors: torch.Tensor) -> bool:
 def layer_dtype(values: torch.Tensor) -> torch.dtype:
     """The dtype in which a linear layer computes with such values: autocast's, or their own."""
     kind = values.device.type
-    if values.dtype == torch.float64 or not torch.amp.is_autocast_available(kind):
-        return values.dtype
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
+    own = values.dtype == torch.float64 or not autocast_enabled(kind)
+    return values.dtype if own else torch.get_autocast_dtype(kind)
+
+
+def autocast_enabled(kind: str) -> bool:
+    """Whether autocast is on for a type of device; False where there is none."""
+    return kind in AUTOCAST and torch.is_autocast_enabled(kind)
 
 
 def check_state(x: torch.Tensor) -> None:

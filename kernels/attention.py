@@ -12,7 +12,7 @@ from ._attention_op import registered_calls, triton_attention
 from ._attention_tiles import tiled_attention
 from ._attention_triton import LAYOUTS, backward, fits, forward, memory_format
 from ._triton import INTERPRETED
-from .arguments import Draw, capability
+from .arguments import Draw, autocast_enabled, capability
 from .op import Call, Op
 
 Tensor = torch.Tensor
@@ -84,7 +84,7 @@ def _preferred(device: torch.device) -> list[SDPBackend] | None:
 
 def _no_autocast(qkv: Tensor) -> AbstractContextManager[Any]:
     kind = qkv.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    if autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()
 

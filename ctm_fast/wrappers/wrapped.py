@@ -170,8 +170,12 @@ class Wrapped(Denoiser):
             scale = convention.time.scale(sigma_to).reshape(-1, *[1] * (x.ndim - 1))
             return self.network(x, levels, sigma_to, labels).to(x.dtype) / scale
 
+        learns = torch.is_grad_enabled()
         try:
-            slope = torch.func.jvp(landed, (levels,), (torch.ones_like(levels),))[1]
+            # In inference mode torch 2.11 gives tangents of 0, without a word.
+            with torch.inference_mode(False), torch.set_grad_enabled(learns):
+                one = torch.ones_like(levels)
+                slope = torch.func.jvp(landed, (levels.clone(),), (one,))[1]
         except (NotImplementedError, RuntimeError) as error:
             raise ValueError(
                 "this trajectory function cannot be differentiated, so it cannot denoise; use a "

@@ -12,7 +12,7 @@ from torch import nn
 import ctm_fast as cf
 from ctm_fast.denoiser import Denoiser
 from ctm_fast.inference import PackedConv2d, fast_dtype, freeze
-from ctm_fast.inference.fp8 import Fp8Pointwise
+from ctm_fast.inference.fp8 import Fp8Pointwise, why_not
 from ctm_fast.models import net_from_config
 from ctm_fast.models.unet import blocks_of
 from tests.models.test_unet import CONFIGS
@@ -183,6 +183,10 @@ def test_a_frozen_network_can_be_frozen_again():
 def test_eight_bits():
     wide = dataclasses.replace(SONG, model_channels=32)
     net = randomised(wide).float()
+    if why_not("cpu") is not None:
+        with pytest.raises(ValueError, match="fp8 cannot run here"):
+            freeze(net, torch.bfloat16, fp8=True)
+        return
     frozen = freeze(net, torch.bfloat16, fp8=True)
     assert any(isinstance(m, Fp8Pointwise) for m in frozen.modules())
     x, c_noise, _, labels = given()

@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ctm_fast.kernels.arguments import Draw, check_state, column, same_dense_layout, unrecorded
+from ctm_fast.kernels.arguments import (
+    Draw,
+    autocast_enabled,
+    check_state,
+    column,
+    same_dense_layout,
+    unrecorded,
+)
 
 
 def test_column_broadcasts_over_images() -> None:
@@ -47,3 +54,10 @@ def test_what_watches_a_call() -> None:
         assert not unrecorded((mode.from_tensor(x),))
         compiled = torch.compile(lambda v: v + int(unrecorded((v,))), backend="eager")
         assert torch.equal(compiled(x), x)
+
+
+def test_autocast_is_asked_of_devices_that_have_it() -> None:
+    assert not autocast_enabled("cpu") and not autocast_enabled("meta")
+    with torch.autocast("cpu"):
+        assert autocast_enabled("cpu") and not autocast_enabled("meta")
+        assert not autocast_enabled("cuda")
